@@ -1,0 +1,150 @@
+"""The corpus stage: every component's texts, checked, deduplicated, split, and written down with what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openbook.corpus.files import fingerprint, read_files
+from openbook.corpus.machine import SELECTIONS
+from openbook.corpus.raw import RawText
+from openbook.documents import Document, DocumentWriter, Dropped, Split, document_id, is_held_out, write_dropped
+from openbook.errors import InputError
+from openbook.files import write_text
+from openbook.progress import say, track
+from openbook.recipe import AnyComponent, CorpusSection, FilesComponent, Recipe
+from openbook.run import Outcome, Run, Stage
+
+SHOWN_DROPS = 5
+"""How many dropped texts of a component are named on the screen; all of them are in the component's dropped.parquet."""
+
+
+@dataclass
+class _Component:
+    """One component while it is read: where kept documents go, what was dropped."""
+
+    name: str
+    section: CorpusSection
+    max_bytes: int | None
+    seen: set[str]
+    writers: dict[Split, DocumentWriter]
+    dropped: list[Dropped] = field(default_factory=list)
+    licences: Counter[str] = field(default_factory=Counter)
+
+    def is_full(self) -> bool:
+        return self.max_bytes is not None and sum(writer.bytes for writer in self.writers.values()) >= self.max_bytes
+
+    def take(self, raw: RawText) -> None:
+        """Decides about one text."""
+        reason = raw.problem or (None if raw.text.strip() else ("empty", "no characters but white space"))
+        identifier = "" if reason else document_id(raw.text)
+        if not reason and identifier in self.seen:
+            reason = ("duplicate", f"same text as document {identifier}")
+        if reason:
+            self.dropped.append(Dropped(raw.origin, self.name, raw.bytes, *reason))
+            return
+        self.seen.add(identifier)
+        split: Split = "valid" if is_held_out(identifier, self.section.holdout) else "train"
+        self.writers[split].add(Document(identifier, raw.text, self.name, raw.licence, raw.origin))
+        self.licences[raw.licence or "unknown"] += 1
+
+
+def _texts(component: AnyComponent, folder: Path, where: str, limit: int) -> Iterator[RawText]:
+    if isinstance(component, FilesComponent):
+        return read_files(component, folder, where, limit)
+    return SELECTIONS[component.select](limit)
+
+
+def parameters(run: Run) -> Any:
+    """The recipe's corpus, and the state of the files that the user named: name, size and time of each. The machine's own text is
+    taken once, when the run is made, so that installing a package later does not undo a run."""
+    section = run.recipe.corpus
+    named = {name: part for name, part in section.components.items() if isinstance(part, FilesComponent)}
+    files = {name: fingerprint(part, run.recipe_folder, f"corpus.components.{name}") for name, part in named.items()}
+    return {"corpus": section.model_dump(mode="json"), "files": files}
+
+
+def build(run: Run) -> Outcome:
+    """Reads all components in the recipe's order; of equal texts the first one stays."""
+    section = run.recipe.corpus
+    seen: set[str] = set()
+    figures: dict[str, Any] = {}
+    with track("corpus", len(section.components)) as bar:
+        for index, (name, component) in enumerate(section.components.items()):
+            bar.update(index, name)
+            figures[name] = _build_component(run, name, component, seen)
+    present = [name for name in figures if figures[name]["train"]["documents"]]
+    if not present:
+        raise InputError("no component holds any training text; add a component with source = 'files'")
+    write_text(run.path / "corpus" / "DATASHEET.md", datasheet(run.recipe, figures))
+    return Outcome([*(f"corpus/{name}" for name in figures), "corpus/DATASHEET.md"], {"components": figures})
+
+
+def _build_component(run: Run, name: str, component: AnyComponent, seen: set[str]) -> dict[str, Any]:
+    section, folder, where = run.recipe.corpus, run.path / "corpus" / name, f"corpus.components.{name}"
+    with DocumentWriter(folder / "train.parquet") as train, DocumentWriter(folder / "valid.parquet") as valid:
+        part = _Component(name, section, component.max_bytes, seen, {"train": train, "valid": valid})
+        for raw in _texts(component, run.recipe_folder, where, section.max_document_bytes):
+            if part.is_full():
+                break
+            part.take(raw)
+    write_dropped(folder / "dropped.parquet", part.dropped)
+    _tell(part, isinstance(component, FilesComponent))
+    dropped = {
+        reason: {"documents": count, "bytes": sum(item.bytes for item in part.dropped if item.reason == reason)}
+        for reason, count in Counter(item.reason for item in part.dropped).items()
+    }
+    splits = {split: {"documents": writer.count, "bytes": writer.bytes} for split, writer in part.writers.items()}
+    return {**splits, "dropped": dropped, "licences": dict(part.licences.most_common())}
+
+
+def _tell(part: _Component, named_by_user: bool) -> None:
+    """Says what was left out; raises InputError if nothing is left of what the user named."""
+    reasons = Counter(item.reason for item in part.dropped)
+    if reasons:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        say(f"  {part.name}: left out {len(part.dropped)} texts ({listed})")
+    telling = [item for item in part.dropped if item.reason not in ("duplicate", "empty")]
+    for item in telling[:SHOWN_DROPS]:
+        say(f"    {item.origin}: {item.reason}: {item.detail}")
+    if part.writers["train"].count:
+        return
+    if named_by_user:
+        why = "; ".join(f"{item.origin}: {item.reason}: {item.detail}" for item in part.dropped[:1]) or "all of it is held out"
+        raise InputError(f"corpus.components.{part.name}: no text left to train on ({why})")
+    say(f"  {part.name}: nothing of the kind on this machine; its weight goes to the other components")
+
+
+def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
+    """The corpus in numbers, as Markdown: what is in it, under which licences, what was left out and why."""
+    total = sum(component.weight for name, component in recipe.corpus.components.items() if figures[name]["train"]["documents"])
+    lines = [f"# Corpus of {recipe.name}", "", recipe.description, "", "## What is in it", ""]
+    lines += ["| component | source | share of training tokens | documents | bytes | held-out documents | held-out bytes |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for name, component in recipe.corpus.components.items():
+        train, valid = figures[name]["train"], figures[name]["valid"]
+        source = component.path if isinstance(component, FilesComponent) else component.select
+        share = f"{component.weight / total:.1%}" if train["documents"] else "absent"
+        lines.append(
+            f"| {name} | {component.source}: {source} | {share} | {train['documents']:,} | {train['bytes']:,} "
+            f"| {valid['documents']:,} | {valid['bytes']:,} |"
+        )
+    lines += ["", "## What was left out", "", "| component | reason | documents | bytes |", "|---|---|---:|---:|"]
+    for name, figure in figures.items():
+        lines += [f"| {name} | {reason} | {drop['documents']:,} | {drop['bytes']:,} |" for reason, drop in figure["dropped"].items()]
+    lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason.", "", "## Licences", ""]
+    lines += ["| component | licence | documents |", "|---|---|---:|"]
+    for name, figure in figures.items():
+        lines += [f"| {name} | {licence} | {count:,} |" for licence, count in list(figure["licences"].items())[:12]]
+    lines += [
+        "",
+        f"Of equal texts the first one stays, across all components. A document is held out when the hash of its text falls below "
+        f"{recipe.corpus.holdout}, so a held-out text has no exact copy in the training part.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+STAGE = Stage("corpus", 1, (), parameters, build)

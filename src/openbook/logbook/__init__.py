@@ -1,0 +1,7 @@
+"""What happened: an append-only, hash-chained record, and the meters it is fed from."""
+
+from openbook.logbook.book import Broken, Logbook, check, read
+from openbook.logbook.environment import environment
+from openbook.logbook.meter import Meter
+
+__all__ = ["Broken", "Logbook", "Meter", "check", "environment", "read"]

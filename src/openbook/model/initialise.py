@@ -1,0 +1,48 @@
+"""Initial weights: a function of the seed and the parameter's name, and of nothing else.
+
+The generator is NumPy's counter-based Philox in float64, rounded at the end, so the same weights come out on any instruction set,
+for any order of parameters and for any sharding of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+
+from openbook.model.transformer import Transformer
+
+HEAD_STD = 0.001
+"""A head that starts near zero starts at the loss of a uniform guess."""
+
+
+def generator(seed: int, *purpose: object) -> np.random.Generator:
+    """An independent Philox stream for (seed, purpose …)."""
+    digest = hashlib.sha256(":".join(map(str, (seed, *purpose))).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def deviation(name: str, shape: torch.Size, embedding_std: float) -> float:
+    """Standard deviation of a weight's initial values; 0 for the projections that write to the residual stream."""
+    if name.startswith("embedding."):
+        return embedding_std
+    if name.startswith("head."):
+        return HEAD_STD
+    if name.endswith((".attention.output.weight", ".mlp.down.weight")):
+        return 0.0
+    return 1.0 / math.sqrt(shape[1])
+
+
+def initialise(model: Transformer, seed: int, embedding_std: float = 1.0) -> None:
+    """Fills the parameters in place: ones for norms, zeros for residual writers (so that every layer starts as the identity, as in
+    Zhang et al. 2019 "Fixup" and modded-nanogpt), normal values elsewhere."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            std = deviation(name, parameter.shape, embedding_std)
+            values = generator(seed, "initial", name).standard_normal(tuple(parameter.shape)) * std
+            parameter.copy_(torch.from_numpy(values.astype(np.float32)))

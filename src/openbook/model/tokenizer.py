@@ -1,0 +1,138 @@
+"""A tokenizer as stored in `tokenizer.json`, the interchange format of Hugging Face, encoded by tiktoken.
+
+The file says all: vocabulary in rank order, merges, the splitting pattern, special tokens. `save` and `load` are inverse; the ids are
+those that `tokenizers` and `transformers` give for the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from openbook.errors import InputError
+from openbook.files import write_json
+
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+"""How text is split before merging: GPT-4's pattern, with digits in pairs rather than triples, which suits a small vocabulary."""
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+_TO_CHARACTER = _byte_alphabet()
+_TO_BYTE = {character: byte for byte, character in _TO_CHARACTER.items()}
+
+
+class Tokenizer:
+    """Text to ids and back. `ranks` maps each token's bytes to its id; special tokens have ids above them."""
+
+    def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int], pattern: str = PATTERN) -> None:
+        self.ranks, self.special_tokens, self.pattern = ranks, special_tokens, pattern
+        self._encoding = tiktoken.Encoding("openbook", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.ranks) + len(self.special_tokens)
+
+    @property
+    def end_of_document(self) -> int:
+        return next(iter(self.special_tokens.values()))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; a special token's spelling inside the text is text like any other."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
+        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
+
+    def token_bytes(self, identifier: int) -> bytes:
+        """The bytes a token stands for; of a special token, its spelling."""
+        return self._encoding.decode_single_token_bytes(identifier)
+
+    def decode_bytes(self, identifiers: Sequence[int]) -> bytes:
+        return self._encoding.decode_bytes(identifiers)
+
+    def decode(self, identifiers: Sequence[int]) -> str:
+        return self.decode_bytes(identifiers).decode("utf-8", errors="replace")
+
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The two parts that each merged token is made of, in rank order: found by merging its bytes with lower ranks only."""
+        merges = []
+        for token, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
+            if len(token) > 1:
+                first, second = _parts(token, rank, self.ranks)
+                merges.append((first, second))
+        return merges
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `tokenizer.json`."""
+        spell = {token: "".join(_TO_CHARACTER[byte] for byte in token) for token in self.ranks}
+        added = [
+            {"id": identifier, "content": content, "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            for content, identifier in self.special_tokens.items()
+        ]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": True,
+                "vocab": {spell[token]: rank for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])},
+                "merges": [[spell[first], spell[second]] for first, second in self.merges],
+            },
+        }
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+
+def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """Merges the bytes of a token by ranks lower than its own until two parts are left."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        candidates = [(ranks.get(parts[i] + parts[i + 1], rank), i) for i in range(len(parts) - 1)]
+        lowest, index = min(candidates)
+        if lowest >= rank:
+            raise ValueError(f"token {rank} cannot be built from tokens of lower rank")
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
+    return parts[0], parts[1]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a byte-level BPE `tokenizer.json`. Raises InputError that names the file for anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+        special = {token["content"]: int(token["id"]) for token in content["added_tokens"] if token["special"]}
+        splitter = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        ranks = {bytes(_TO_BYTE[character] for character in spelled): int(rank) for spelled, rank in content["model"]["vocab"].items()}
+        return Tokenizer(ranks, special, splitter)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such tokenizer file") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: not a byte-level BPE tokenizer.json ({type(error).__name__}: {error})") from None

@@ -1,0 +1,229 @@
+"""A run on disk: its folder, its lock, its manifest, and which stage is stale.
+
+A stage is described by data (`Stage`) and carried out by `Run.carry_out`. Its key is the digest of its name, its version, its
+parameters and its inputs; a stage whose key stands in the manifest with all its artifacts in place is skipped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openbook.errors import InputError, OpenbookError
+from openbook.files import sha256_file, sha256_json, write_json, write_text
+from openbook.logbook import Logbook, Meter, environment
+from openbook.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made: files or folders, relative to the run, and a few figures for people."""
+
+    artifacts: Sequence[str]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    `version` rises when the stage's code gives another result for the same inputs. `reads` names the stages whose artifacts it
+    needs. `parameters` gives what else it depends on: its part of the recipe, as a rule.
+    """
+
+    name: str
+    version: int
+    reads: tuple[str, ...]
+    parameters: Callable[[Run], Any]
+    carry_out: Callable[[Run], Outcome]
+
+
+class Run:
+    """A run directory that exists. `recipe` is the resolved one; relative paths in it start at `recipe_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_dir():
+            raise InputError(f"{path}: no such run directory; `openbook run RECIPE --out {path}` makes one")
+        if not (path / "recipe.resolved.json").is_file():
+            raise InputError(f"{path}: not a run directory (it has no recipe.resolved.json)")
+        try:
+            self.recipe = Recipe.model_validate_json((path / "recipe.resolved.json").read_bytes())
+            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
+        except (ValueError, FileNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: recipe.resolved.json or manifest.json is damaged or of another version ({reason})") from None
+        self._logbook: Logbook | None = None
+
+    @property
+    def recipe_folder(self) -> Path:
+        return Path(self.manifest["recipe"]["folder"])
+
+    @property
+    def logbook_path(self) -> Path:
+        return self.path / "logbook.jsonl"
+
+    @property
+    def logbook(self) -> Logbook:
+        """The logbook, for writing; only inside `locked`."""
+        if self._logbook is None:
+            raise RuntimeError("the run is not locked")
+        return self._logbook
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes this process the run's only writer; the operating system frees the lock when the process ends, however it ends."""
+        with _lock(self.path), Logbook(self.logbook_path) as book:
+            self._logbook = book
+            try:
+                yield
+            finally:
+                self._logbook = None
+
+    def stage_record(self, name: str) -> dict[str, Any] | None:
+        record: dict[str, Any] | None = self.manifest["stages"].get(name)
+        return record
+
+    def _key(self, stage: Stage) -> tuple[str, dict[str, str]]:
+        inputs: dict[str, str] = {}
+        for name in stage.reads:
+            record = self.stage_record(name)
+            if record is None:
+                raise InputError(f"{self.path}: {stage.name} needs {name} first; `openbook {name} {self.path}` makes it")
+            inputs[name] = record["sha256"]
+        parameters = stage.parameters(self)
+        return sha256_json({"stage": stage.name, "version": stage.version, "parameters": parameters, "inputs": inputs}), inputs
+
+    def is_current(self, stage: Stage) -> bool:
+        """Whether the stage's artifacts are those that its recipe and inputs call for, and lie there with their sizes."""
+        record = self.stage_record(stage.name)
+        if record is None or record["key"] != self._key(stage)[0]:
+            return False
+        return all(_size(self.path / name) == entry["bytes"] for name, entry in record["artifacts"].items())
+
+    def carry_out(self, stage: Stage) -> dict[str, Any]:
+        """Runs a stage and records it; returns its record. The run must be locked."""
+        key, inputs = self._key(stage)
+        self.logbook.append("stage.begin", stage=stage.name, key=key, environment=environment())
+        with Meter() as meter:
+            try:
+                outcome = stage.carry_out(self)
+            except BaseException as error:
+                self._farewell(stage, meter, error)
+                raise
+        artifacts = dict(sorted(self._digests(outcome.artifacts)))
+        record = {
+            "key": key,
+            "version": stage.version,
+            "inputs": inputs,
+            "sha256": sha256_json({name: entry["sha256"] for name, entry in artifacts.items()}),
+            "artifacts": artifacts,
+            "summary": dict(outcome.summary),
+            "cost": meter.cost(),
+        }
+        self.manifest["stages"][stage.name] = record
+        write_json(self.path / "manifest.json", self.manifest)
+        self.logbook.append("stage.end", stage=stage.name, key=key, sha256=record["sha256"], summary=record["summary"], cost=record["cost"])
+        self.logbook.sync()
+        return record
+
+    def _farewell(self, stage: Stage, meter: Meter, error: BaseException) -> None:
+        """Records why a stage stopped, unless the disk is what failed."""
+        cause = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        try:
+            self.logbook.append("stage.stopped", stage=stage.name, cause=cause, cost=meter.cost())
+        except OSError as problem:
+            if problem.errno != errno.ENOSPC:
+                raise
+
+    def _digests(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in names:
+            path = self.path / name
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    yield str(file.relative_to(self.path)), {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+
+    def verified(self, stage: str, name: str) -> Path:
+        """The path of an artifact whose bytes are those the manifest records. Raises OpenbookError that names the file otherwise."""
+        record = self.stage_record(stage)
+        entry = record["artifacts"].get(name) if record else None
+        path = self.path / name
+        if entry is None:
+            raise OpenbookError(f"{path}: the manifest does not know this file; `openbook {stage} {self.path} --again` makes it anew")
+        if not path.is_file() or sha256_file(path) != entry["sha256"]:
+            problem = "its bytes are not those in the manifest" if path.is_file() else "is missing"
+            raise OpenbookError(f"{path}: {problem}; `openbook {stage} {self.path} --again` makes it anew")
+        return path
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another openbook command is writing this run; wait for it, or use another --out") from None
+        yield
+
+
+SHAPING = ("seed", "corpus", "tokenizer", "model", "train")
+"""The parts of a recipe that shape the weights."""
+
+
+def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> Run:
+    """Makes or updates the run directory for a recipe read from `source`.
+
+    Raises InputError if the directory holds the training of another recipe, unless `fresh`, which discards that training.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / "recipe.resolved.json").exists():
+        raise InputError(f"{path}: is a folder that holds something else; choose another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    with _lock(path):
+        known = (path / "recipe.resolved.json").exists() and (path / "manifest.json").exists()
+        changed = differences(Run(path).recipe, recipe) if known else []
+        trained = [folder for folder in ("checkpoints", "weights") if (path / folder).exists()]
+        if trained and fresh:
+            for folder in trained:
+                shutil.rmtree(path / folder)
+        elif trained and any(change.split(".")[0].split(":")[0] in SHAPING for change in changed):
+            raise InputError(f"{path}: was trained with another recipe ({changed[0]}); choose another --out, or add --fresh to discard its training")
+        if not known:
+            write_json(path / "manifest.json", {"recipe": {}, "stages": {}})
+        if changed or not known:
+            manifest = json.loads((path / "manifest.json").read_bytes())
+            manifest["recipe"] = {"sha256": recipe.sha256(), "folder": str(source.resolve().parent)}
+            write_text(path / "recipe.toml", source.read_text(encoding="utf-8"))
+            write_text(path / "recipe.resolved.json", recipe.model_dump_json(indent=2) + "\n")
+            write_json(path / "manifest.json", manifest)
+            with Logbook(path / "logbook.jsonl") as book:
+                book.append("recipe", sha256=recipe.sha256(), changed=changed)
+    return Run(path)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What changed between two recipes, as "key: old -> new"."""
+
+    def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from flatten(inner, f"{prefix}.{key}" if prefix else key)
+        else:
+            yield prefix, value
+
+    before, after = dict(flatten(old.model_dump(mode="json"))), dict(flatten(new.model_dump(mode="json")))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]

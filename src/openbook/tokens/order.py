@@ -1,0 +1,146 @@
+"""The order of training data, as arithmetic: which row of which component is sample number `i`.
+
+Nothing here has state. A mixture is cut into blocks; every block holds the same number of rows of each component (largest
+remainder), in an order that is a keyed permutation of the block; within a component, each epoch visits every row once in an order
+that is a keyed permutation of the component. Any sample is found in constant time, so resuming, another number of workers or a
+skipped range are integers. The permutations are Feistel networks: a linear congruential shuffle is known to shift the loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from openbook.errors import InputError
+
+U64 = npt.NDArray[np.uint64]
+ROUNDS = 6
+BLOCK = 512
+"""Samples in a block of the mixture: shares are exact over each block."""
+
+
+def key(*parts: object) -> int:
+    """A 64-bit key for a purpose."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+def _mix(x: U64) -> U64:
+    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit reaches every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def permute(index: npt.ArrayLike, size: int, seed: int) -> npt.NDArray[np.int64]:
+    """The places of `index` (each in [0, size)) under a permutation of [0, size) chosen by `seed`.
+
+    A balanced Feistel network over the next even power of two, walked along its cycle until it lands inside (Black and Rogaway 2002).
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+    value = np.atleast_1d(np.asarray(index)).astype(np.uint64)
+    outside = np.ones(value.shape, dtype=bool)
+    while outside.any():
+        left, right = value[outside] >> shift, value[outside] & mask
+        for number in range(ROUNDS):
+            salt = np.uint64((seed + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+            left, right = right, left ^ (_mix(right ^ salt) & mask)
+        value[outside] = (left << shift) | right
+        outside = value >= np.uint64(size)
+    return value.astype(np.int64)
+
+
+def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in proportion to the weights that add up to `total` exactly (Hamilton's method)."""
+    exact = [weight / sum(weights) * total for weight in weights]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_remainder[: total - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of blocks with the same quotas: it ends where a component has been seen as often as it may be."""
+
+    first_block: int
+    blocks: int
+    quotas: tuple[int, ...]
+    drawn: tuple[int, ...]
+    """Rows of each component drawn before this span."""
+
+
+class Mixture:
+    """How many rows of each component are in every block, under each component's cap on epochs."""
+
+    def __init__(self, rows: Mapping[str, int], weights: Mapping[str, float], max_epochs: Mapping[str, float]) -> None:
+        self.names = [name for name, count in rows.items() if count > 0]
+        self.rows = [rows[name] for name in self.names]
+        self.spans = self._plan([weights[name] for name in self.names], [max_epochs[name] for name in self.names])
+        self.blocks = sum(span.blocks for span in self.spans)
+
+    def _plan(self, weights: list[float], max_epochs: list[float]) -> list[Span]:
+        limits = [int(cap * rows) for cap, rows in zip(max_epochs, self.rows, strict=True)]
+        drawn = [0] * len(limits)
+        open_ = set(range(len(limits)))
+        spans: list[Span] = []
+        block = 0
+        while open_:
+            quotas = largest_remainder([weights[i] if i in open_ else 0.0 for i in range(len(weights))], BLOCK)
+            quotas = [quota if index in open_ else 0 for index, quota in enumerate(quotas)]
+            fitting = {i: (limits[i] - drawn[i]) // quotas[i] for i in open_ if quotas[i]}
+            blocks = min(fitting.values())
+            if blocks:
+                spans.append(Span(block, blocks, tuple(quotas), tuple(drawn)))
+                block += blocks
+                drawn = [count + blocks * quota for count, quota in zip(drawn, quotas, strict=True)]
+            open_ -= {i for i, fits in fitting.items() if fits <= blocks}
+            open_ -= {i for i in open_ if not quotas[i]} if not any(quotas[i] for i in open_) else set()
+        return spans
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are before every component has reached its cap."""
+        return self.blocks * BLOCK
+
+    def span_of(self, block: int) -> Span:
+        for span in self.spans:
+            if block < span.first_block + span.blocks:
+                return span
+        raise IndexError(f"block {block} lies beyond the {self.blocks} blocks of the mixture")
+
+
+class Order:
+    """Sample number to (component, row), a pure function of the seed and the mixture."""
+
+    def __init__(self, mixture: Mixture, seed: int) -> None:
+        self.mixture, self.seed = mixture, seed
+
+    def require(self, samples: int) -> None:
+        """Raises InputError if the mixture holds fewer samples than a run needs."""
+        if samples > self.mixture.samples:
+            raise InputError(
+                f"training needs {samples:,} rows, but the corpus holds {self.mixture.samples:,} under its caps on epochs; "
+                "use fewer steps, more text or a higher max_epochs"
+            )
+
+    def locate(self, sample: int) -> tuple[str, int]:
+        """The component's name and the row in it. Raises IndexError beyond the mixture."""
+        block, place = divmod(sample, BLOCK)
+        span = self.mixture.span_of(block)
+        slot = int(permute(place, BLOCK, key(self.seed, "block", block))[0])
+        component = 0
+        while slot >= span.quotas[component]:
+            slot -= span.quotas[component]
+            component += 1
+        draw = span.drawn[component] + (block - span.first_block) * span.quotas[component] + slot
+        epoch, index = divmod(draw, self.mixture.rows[component])
+        name = self.mixture.names[component]
+        row = int(permute(index, self.mixture.rows[component], key(self.seed, "epoch", name, epoch))[0])
+        return name, row
