@@ -60,7 +60,7 @@ def written_aside(path: Path) -> Iterator[Path]:
                 sync_folder(part)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(aside, path)
+        aside.replace(path)
         sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):

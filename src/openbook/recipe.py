@@ -58,7 +58,7 @@ class MachineComponent(Component):
     """Text that any machine with openbook on it has."""
 
     source: Literal["machine"]
-    select: Literal["stdlib", "packages", "package-docs", "man", "system-docs", "licences"]
+    select: Literal["stdlib", "packages", "man", "system-docs", "licences"]
 
 
 class FilesComponent(Component):
@@ -299,7 +299,8 @@ def _key_path(problem: ErrorDetails, document: dict[str, Any]) -> tuple[str, ...
 
 def _line_of(keys: tuple[str, ...], text: str) -> int:
     """The line (from 1) where a key is set, else where its nearest enclosing table begins; 1 where there is neither."""
-    best, best_depth, table = 1, 0, ()
+    best, best_depth = 1, 0
+    table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if line.startswith("["):

@@ -91,26 +91,31 @@ class Run:
         record: dict[str, Any] | None = self.manifest["stages"].get(name)
         return record
 
-    def _key(self, stage: Stage) -> tuple[str, dict[str, str]]:
+    def inputs(self, stage: Stage) -> dict[str, str]:
+        """The digest of every stage that a stage reads. Raises InputError if one has not been made."""
         inputs: dict[str, str] = {}
         for name in stage.reads:
             record = self.stage_record(name)
             if record is None:
                 raise InputError(f"{self.path}: {stage.name} needs {name} first; `openbook {name} {self.path}` makes it")
             inputs[name] = record["sha256"]
-        parameters = stage.parameters(self)
-        return sha256_json({"stage": stage.name, "version": stage.version, "parameters": parameters, "inputs": inputs}), inputs
+        return inputs
+
+    def key(self, stage: Stage) -> str:
+        """What a stage's result is a function of, as a digest."""
+        facts = {"stage": stage.name, "version": stage.version, "parameters": stage.parameters(self), "inputs": self.inputs(stage)}
+        return sha256_json(facts)
 
     def is_current(self, stage: Stage) -> bool:
         """Whether the stage's artifacts are those that its recipe and inputs call for, and lie there with their sizes."""
         record = self.stage_record(stage.name)
-        if record is None or record["key"] != self._key(stage)[0]:
+        if record is None or record["key"] != self.key(stage):
             return False
         return all(_size(self.path / name) == entry["bytes"] for name, entry in record["artifacts"].items())
 
     def carry_out(self, stage: Stage) -> dict[str, Any]:
         """Runs a stage and records it; returns its record. The run must be locked."""
-        key, inputs = self._key(stage)
+        key, inputs = self.key(stage), self.inputs(stage)
         self.logbook.append("stage.begin", stage=stage.name, key=key, environment=environment())
         with Meter() as meter:
             try:
@@ -200,7 +205,9 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
             for folder in trained:
                 shutil.rmtree(path / folder)
         elif trained and any(change.split(".")[0].split(":")[0] in SHAPING for change in changed):
-            raise InputError(f"{path}: was trained with another recipe ({changed[0]}); choose another --out, or add --fresh to discard its training")
+            raise InputError(
+                f"{path}: was trained with another recipe ({changed[0]}); choose another --out, or add --fresh to discard its training"
+            )
         if not known:
             write_json(path / "manifest.json", {"recipe": {}, "stages": {}})
         if changed or not known:

@@ -64,7 +64,9 @@ def parameters(run: Run) -> Any:
     section = run.recipe.corpus
     named = {name: part for name, part in section.components.items() if isinstance(part, FilesComponent)}
     files = {name: fingerprint(part, run.recipe_folder, f"corpus.components.{name}") for name, part in named.items()}
-    return {"corpus": section.model_dump(mode="json"), "files": files}
+    mixing = {"weight", "max_epochs"}  # how often training sees a component changes nothing in what it is
+    facts = {name: part.model_dump(mode="json", exclude=mixing) for name, part in section.components.items()}
+    return {"components": facts, "holdout": section.holdout, "max_document_bytes": section.max_document_bytes, "files": files}
 
 
 def build(run: Run) -> Outcome:
@@ -97,8 +99,8 @@ def _build_component(run: Run, name: str, component: AnyComponent, seen: set[str
         reason: {"documents": count, "bytes": sum(item.bytes for item in part.dropped if item.reason == reason)}
         for reason, count in Counter(item.reason for item in part.dropped).items()
     }
-    splits = {split: {"documents": writer.count, "bytes": writer.bytes} for split, writer in part.writers.items()}
-    return {**splits, "dropped": dropped, "licences": dict(part.licences.most_common())}
+    splits: dict[str, Any] = {split: {"documents": writer.count, "bytes": writer.bytes} for split, writer in part.writers.items()}
+    return splits | {"dropped": dropped, "licences": dict(part.licences.most_common())}
 
 
 def _tell(part: _Component, named_by_user: bool) -> None:
@@ -120,16 +122,14 @@ def _tell(part: _Component, named_by_user: bool) -> None:
 
 def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     """The corpus in numbers, as Markdown: what is in it, under which licences, what was left out and why."""
-    total = sum(component.weight for name, component in recipe.corpus.components.items() if figures[name]["train"]["documents"])
     lines = [f"# Corpus of {recipe.name}", "", recipe.description, "", "## What is in it", ""]
-    lines += ["| component | source | share of training tokens | documents | bytes | held-out documents | held-out bytes |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    lines += ["| component | source | documents | bytes | held-out documents | held-out bytes |"]
+    lines += ["|---|---|---:|---:|---:|---:|"]
     for name, component in recipe.corpus.components.items():
         train, valid = figures[name]["train"], figures[name]["valid"]
         source = component.path if isinstance(component, FilesComponent) else component.select
-        share = f"{component.weight / total:.1%}" if train["documents"] else "absent"
         lines.append(
-            f"| {name} | {component.source}: {source} | {share} | {train['documents']:,} | {train['bytes']:,} "
+            f"| {name} | {component.source}: {source} | {train['documents']:,} | {train['bytes']:,} "
             f"| {valid['documents']:,} | {valid['bytes']:,} |"
         )
     lines += ["", "## What was left out", "", "| component | reason | documents | bytes |", "|---|---|---:|---:|"]

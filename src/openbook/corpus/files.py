@@ -8,7 +8,6 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,12 +60,12 @@ def read_files(component: FilesComponent, folder: Path, where: str, limit: int) 
             yield RawText(origin, bytes=path.stat().st_size, problem=("unreadable", str(error).splitlines()[0]))
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedIOBase:
     if path.name.endswith(".gz"):
-        return gzip.open(path)  # type: ignore[return-value]
+        return gzip.open(path)
     if path.name.endswith(".zst"):
         stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True, read_across_frames=True)
-        return io.BufferedReader(stream)  # type: ignore[return-value]
+        return io.BufferedReader(stream)
     return path.open("rb")
 
 

@@ -63,8 +63,8 @@ def _installed(wanted: Callable[[Path], bool], limit: int) -> Iterator[RawText]:
 
 def _distribution_licence(distribution: metadata.Distribution) -> str | None:
     facts = distribution.metadata
-    if expression := facts.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in facts:
+        return str(facts["License-Expression"])
     for classifier in facts.get_all("Classifier") or ():
         if classifier.startswith(CLASSIFIER):
             return SPDX_OF_CLASSIFIER.get(classifier.removeprefix(CLASSIFIER))
@@ -72,11 +72,13 @@ def _distribution_licence(distribution: metadata.Distribution) -> str | None:
 
 
 def _packages(limit: int) -> Iterator[RawText]:
-    yield from _installed(lambda path: path.suffix == ".py" and not _is_test(path), limit)
-
-
-def _package_docs(limit: int) -> Iterator[RawText]:
-    yield from _installed(lambda path: path.suffix in DOC_ENDINGS and not _is_test(path) and not _is_licence(path), limit)
+    """Code and documents of the installed packages; a package's page, which lies in its metadata, is a document too."""
+    endings = {".py", *DOC_ENDINGS}
+    yield from _installed(lambda path: path.suffix in endings and not _is_test(path) and not _is_licence(path), limit)
+    pages = {distribution.metadata["Name"]: distribution for distribution in metadata.distributions()}
+    for name, distribution in sorted(pages.items()):
+        text = distribution.metadata.get_payload()  # type: ignore[attr-defined]
+        yield RawText(f"package:{name}:METADATA", text, len(text.encode(errors="replace")), _distribution_licence(distribution))
 
 
 def _read_maybe_gzip(path: Path, limit: int, origin: str) -> RawText:
@@ -120,7 +122,6 @@ def _licences(limit: int) -> Iterator[RawText]:
 SELECTIONS: dict[str, Callable[[int], Iterator[RawText]]] = {
     "stdlib": _stdlib,
     "packages": _packages,
-    "package-docs": _package_docs,
     "man": _man,
     "system-docs": _system_docs,
     "licences": _licences,

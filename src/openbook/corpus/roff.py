@@ -55,6 +55,17 @@ def _characters(text: str) -> str:
     text = text.split('\\"')[0]
     text = _SIZE.sub("", _FONT.sub("", text))
     text = _NAMED.sub(lambda match: _CHARACTERS.get(match[1] or match[2], ""), text)
-    for escape, plain in (("\\-", "-"), ("\\&", ""), ("\\ ", " "), ("\\~", " "), ("\\'", "'"), ("\\`", "`"), ("\\|", ""), ("\\^", ""), ("\\%", ""), ("\\e", "\\")):
+    for escape, plain in (
+        ("\\-", "-"),
+        ("\\&", ""),
+        ("\\ ", " "),
+        ("\\~", " "),
+        ("\\'", "'"),
+        ("\\`", "`"),
+        ("\\|", ""),
+        ("\\^", ""),
+        ("\\%", ""),
+        ("\\e", "\\"),
+    ):
         text = text.replace(escape, plain)
     return text

@@ -95,6 +95,8 @@ def check(path: Path) -> Broken | None:
             except (ValueError, KeyError, TypeError):
                 return Broken(number, "is not a logbook line")
             if carried != previous:
-                return Broken(number - 1 if number > 1 else 1, "was changed after the next line was written" if number > 1 else "is not a first line")
+                return Broken(
+                    number - 1 if number > 1 else 1, "was changed after the next line was written" if number > 1 else "is not a first line"
+                )
             previous = _digest(line)
     return None

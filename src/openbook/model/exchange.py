@@ -130,6 +130,8 @@ def load_weights(folder: Path, device: str | torch.device = "cpu") -> Transforme
     with torch.no_grad():
         for name, parameter in wanted.items():
             if tensors[name].shape != parameter.shape:
-                raise InputError(f"{path}: tensor {name} has shape {list(tensors[name].shape)}; config.json calls for {list(parameter.shape)}")
+                raise InputError(
+                    f"{path}: tensor {name} has shape {list(tensors[name].shape)}; config.json calls for {list(parameter.shape)}"
+                )
             parameter.copy_(tensors[name])
     return model.eval().to(device)

@@ -17,9 +17,7 @@ import tiktoken
 from openbook.errors import InputError
 from openbook.files import write_json
 
-PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 """How text is split before merging: GPT-4's pattern, with digits in pairs rather than triples, which suits a small vocabulary."""
 
 
@@ -80,7 +78,15 @@ class Tokenizer:
         """The content of `tokenizer.json`."""
         spell = {token: "".join(_TO_CHARACTER[byte] for byte in token) for token in self.ranks}
         added = [
-            {"id": identifier, "content": content, "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            {
+                "id": identifier,
+                "content": content,
+                "special": True,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+            }
             for content, identifier in self.special_tokens.items()
         ]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}

@@ -11,10 +11,13 @@ type of its input, so the type of the embedded tokens decides the precision of t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from openbook.model.loss import head_loss
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(config.width, config.norm_eps)
         self.head = Linear(config.width, config.vocab_size)
         if config.tied_head:
-            self.head.weight = self.embedding.weight
+            self.head.weight = cast(nn.Parameter, self.embedding.weight)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     def rotary(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -195,8 +198,7 @@ class Transformer(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats. tokens, targets: (batch, time)."""
-        logits = self.logits(self(tokens))  # (batch, time, vocabulary)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return head_loss(self(tokens).flatten(0, 1), self.head.weight, targets.flatten())
 
 
 class LayerCache:

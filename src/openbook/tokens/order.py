@@ -19,8 +19,8 @@ from openbook.errors import InputError
 
 U64 = npt.NDArray[np.uint64]
 ROUNDS = 6
-BLOCK = 512
-"""Samples in a block of the mixture: shares are exact over each block."""
+LARGEST_BLOCK, SMALLEST_BLOCK, BLOCKS = 512, 16, 16
+"""Samples in a block of the mixture, over which shares are exact; a small corpus has smaller blocks, so that it has a few of them."""
 
 
 def key(*parts: object) -> int:
@@ -65,6 +65,11 @@ def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     return counts
 
 
+def block_size(samples: int) -> int:
+    """A power of two that divides the samples at hand into some BLOCKS blocks or more, within bounds."""
+    return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, 1 << max(samples // BLOCKS, 1).bit_length() - 1))
+
+
 @dataclass(frozen=True)
 class Span:
     """A stretch of blocks with the same quotas: it ends where a component has been seen as often as it may be."""
@@ -87,27 +92,27 @@ class Mixture:
 
     def _plan(self, weights: list[float], max_epochs: list[float]) -> list[Span]:
         limits = [int(cap * rows) for cap, rows in zip(max_epochs, self.rows, strict=True)]
+        self.block = block_size(sum(limits))
         drawn = [0] * len(limits)
-        open_ = set(range(len(limits)))
+        left = list(range(len(limits)))
         spans: list[Span] = []
         block = 0
-        while open_:
-            quotas = largest_remainder([weights[i] if i in open_ else 0.0 for i in range(len(weights))], BLOCK)
-            quotas = [quota if index in open_ else 0 for index, quota in enumerate(quotas)]
-            fitting = {i: (limits[i] - drawn[i]) // quotas[i] for i in open_ if quotas[i]}
-            blocks = min(fitting.values())
+        while left:
+            quotas = [0] * len(limits)
+            for index, quota in zip(left, largest_remainder([weights[i] for i in left], self.block), strict=True):
+                quotas[index] = quota
+            blocks = min((limits[i] - drawn[i]) // quotas[i] for i in left if quotas[i])
             if blocks:
                 spans.append(Span(block, blocks, tuple(quotas), tuple(drawn)))
                 block += blocks
                 drawn = [count + blocks * quota for count, quota in zip(drawn, quotas, strict=True)]
-            open_ -= {i for i, fits in fitting.items() if fits <= blocks}
-            open_ -= {i for i in open_ if not quotas[i]} if not any(quotas[i] for i in open_) else set()
+            left = [i for i in left if not quotas[i] or limits[i] - drawn[i] >= quotas[i]]
         return spans
 
     @property
     def samples(self) -> int:
         """How many samples there are before every component has reached its cap."""
-        return self.blocks * BLOCK
+        return self.blocks * self.block
 
     def span_of(self, block: int) -> Span:
         for span in self.spans:
@@ -132,9 +137,9 @@ class Order:
 
     def locate(self, sample: int) -> tuple[str, int]:
         """The component's name and the row in it. Raises IndexError beyond the mixture."""
-        block, place = divmod(sample, BLOCK)
+        block, place = divmod(sample, self.mixture.block)
         span = self.mixture.span_of(block)
-        slot = int(permute(place, BLOCK, key(self.seed, "block", block))[0])
+        slot = int(permute(place, self.mixture.block, key(self.seed, "block", block))[0])
         component = 0
         while slot >= span.quotas[component]:
             slot -= span.quotas[component]

@@ -1,0 +1,42 @@
+"""The export stage: tokenizer files, generation defaults and a model card beside the weights."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from openbook.export.card import card
+from openbook.files import write_json, write_text, written_aside
+from openbook.model.exchange import ARCHITECTURE
+from openbook.model.tokenizer import load_tokenizer
+from openbook.run import Outcome, Run, Stage
+
+
+def build(run: Run) -> Outcome:
+    weights = run.path / "weights"
+    source = run.verified("tokenize", "tokenizer/tokenizer.json")
+    tokenizer = load_tokenizer(source)
+    with written_aside(weights / "tokenizer.json") as aside:
+        shutil.copyfile(source, aside)
+    end = next(iter(tokenizer.special_tokens))
+    write_json(weights / "tokenizer_config.json", tokenizer_config(end, run.recipe.model.context))
+    write_json(weights / "generation_config.json", {"bos_token_id": tokenizer.end_of_document, "eos_token_id": tokenizer.end_of_document})
+    records: dict[str, Any] = {name: record for name, record in run.manifest["stages"].items() if name in STAGE.reads}
+    write_text(weights / "README.md", card(run.recipe, records))
+    names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
+    size = run.verified("train", "weights/model.safetensors").stat().st_size
+    return Outcome([f"weights/{name}" for name in names], {"architecture": ARCHITECTURE, "bytes": size, "folder": "weights"})
+
+
+def tokenizer_config(end: str, context: int) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "bos_token": end,
+        "eos_token": end,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+
+
+STAGE = Stage("export", 1, ("corpus", "tokenize", "train", "evaluate"), lambda run: [run.recipe.name, run.recipe.description], build)

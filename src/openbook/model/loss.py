@@ -1,0 +1,52 @@
+"""Cross-entropy of an output head whose logits never exist all at once.
+
+The loss is taken a few rows at a time and its gradient is computed in the same pass, while the logits are still in the processor's
+cache: the cost is that of the three matrix products. (The idea is that of Liger-Kernel's fused linear cross-entropy, Hsu et al. 2024.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+"""Elements of the logits in one chunk: 4 MB of fp32 stay in a CPU's cache, a GPU wants large products."""
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        rows = hidden.shape[0]
+        chunk = max(1, LOGITS_AT_ONCE[hidden.device.type] // weight.shape[0])
+        cast = weight.to(hidden.dtype)
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight)
+        total = torch.zeros((), device=hidden.device)
+        for start in range(0, rows, chunk):
+            part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            logits = (part @ cast.t()).float()  # (chunk, vocabulary)
+            largest = logits.amax(1, keepdim=True)
+            picked = logits.gather(1, wanted)
+            scores = logits.sub_(largest).exp_()
+            sums = scores.sum(1, keepdim=True)
+            total += (sums.log() + largest - picked).sum()
+            gradient = scores.mul_(1.0 / (sums * rows))  # softmax / rows
+            gradient.scatter_add_(1, wanted, gradient.new_full((), -1.0 / rows).expand_as(wanted))
+            narrow = gradient.to(hidden.dtype)
+            hidden_gradient[start : start + chunk] = narrow @ cast
+            weight_gradient += narrow.t() @ part
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return total / rows
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats. hidden: (rows, width); weight: (vocabulary, width); targets: (rows,) of int64."""
+    loss: Tensor = _HeadLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    return loss
