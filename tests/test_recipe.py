@@ -71,7 +71,7 @@ def test_sizes_that_follow_are_derived_and_told(recipe_path: Path) -> None:
 
 
 def test_heads_must_share_keys_evenly(recipe_path: Path) -> None:
-    with pytest.raises(InputError, match="multiple of model.kv_heads = 2"):
+    with pytest.raises(InputError, match=r"multiple of model\.kv_heads = 2"):
         load_recipe(recipe_path, ["model.heads=3", "model.kv_heads=2"])
 
 

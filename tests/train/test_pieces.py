@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -128,8 +129,8 @@ def test_the_schedule_rises_stays_and_falls(steps: int, warmup: float, cooldown:
     rates = [rate(step, steps, section) for step in range(steps)]
     assert all(0 < value <= 1 for value in rates) or floor == 0
     peak = rates.index(max(rates))
-    assert all(a <= b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a >= b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert all(a <= b for a, b in pairwise(rates[: peak + 1]))
+    assert all(a >= b for a, b in pairwise(rates[peak:]))
 
 
 def test_the_schedule_in_figures() -> None:

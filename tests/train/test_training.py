@@ -106,7 +106,13 @@ def test_a_gradient_over_microbatches_is_that_of_the_whole_batch(tokenized: Run)
 
 
 ENDLESS = ["corpus.components.prose.max_epochs=4000", "corpus.components.code.max_epochs=4000"]
-COMMAND = "import sys; from pathlib import Path; from openbook.run import Run; from openbook.pipeline import update; list(update(Run(Path(sys.argv[1])), ['train']))"
+COMMAND = """
+import sys
+from pathlib import Path
+from openbook.pipeline import update
+from openbook.run import Run
+list(update(Run(Path(sys.argv[1])), ["train"]))
+"""
 
 
 def start_training(run: Run) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ from openbook.corpus.machine import SELECTIONS
 from openbook.corpus.raw import RawText
 from openbook.documents import Document, DocumentWriter, Dropped, Split, document_id, is_held_out, write_dropped
 from openbook.errors import InputError
-from openbook.files import write_text
+from openbook.files import remove, write_text
 from openbook.progress import say, track
 from openbook.recipe import AnyComponent, CorpusSection, FilesComponent, Recipe
 from openbook.run import Outcome, Run, Stage
@@ -74,6 +74,7 @@ def build(run: Run) -> Outcome:
     section = run.recipe.corpus
     seen: set[str] = set()
     figures: dict[str, Any] = {}
+    remove(run.path / "corpus")  # components of an earlier recipe
     with track("corpus", len(section.components)) as bar:
         for index, (name, component) in enumerate(section.components.items()):
             bar.update(index, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.documents import Document, read_documents
+from openbook.files import remove
 from openbook.model.tokenizer import Tokenizer
 from openbook.progress import track
 from openbook.run import Outcome, Run, Stage
@@ -38,6 +39,7 @@ def build(run: Run) -> Outcome:
     paths = [run.verified("corpus", f"corpus/{name}/train.parquet") for name in names]
     tokenizer = learn(_interleaved(paths, [figures[name]["train"]["bytes"] for name in names]), run.recipe.tokenizer)
     tokenizer.save(run.path / "tokenizer" / "tokenizer.json")
+    remove(run.path / "tokens")  # components of an earlier recipe
     total = sum(figures[name][split]["bytes"] for name in names for split in ("train", "valid"))
     counts: dict[str, dict[str, Any]] = {}
     done = 0
