@@ -10,7 +10,32 @@ import pytest
 from openbook.recipe import Recipe, load_recipe
 from openbook.run import Run, open_run
 
-WORDS = ["def", "return", "class", "import", "self", "value", "index", "list", "of", "the", "a", "to", "and", "in", "model", "token", "byte", "text", "line", "file", "print", "for", "if", "else"]
+WORDS = [
+    "def",
+    "return",
+    "class",
+    "import",
+    "self",
+    "value",
+    "index",
+    "list",
+    "of",
+    "the",
+    "a",
+    "to",
+    "and",
+    "in",
+    "model",
+    "token",
+    "byte",
+    "text",
+    "line",
+    "file",
+    "print",
+    "for",
+    "if",
+    "else",
+]
 
 RECIPE = """
 name = "tiny"

@@ -11,9 +11,8 @@ from tokenizers import Tokenizer as PeerTokenizer
 
 from conftest import sentences
 from openbook.errors import InputError
-from openbook.model.tokenizer import Tokenizer, load_tokenizer
+from openbook.model.tokenizer import LONG, Tokenizer, load_tokenizer
 from openbook.recipe import TokenizerSection
-from openbook.tokens.shards import LONG, encode_document
 from openbook.tokens.vocabulary import learn
 
 HARD = [
@@ -118,5 +117,7 @@ def test_training_is_deterministic() -> None:
 def test_a_long_document_is_encoded_in_pieces_that_lose_nothing(trained: Tokenizer) -> None:
     text = sentences(5, 2) * (LONG // 20)
     assert len(text) > LONG
-    assert trained.decode(encode_document(trained, text)) == text
-    assert trained.decode(encode_document(trained, "x" * (2 * LONG + 1))) == "x" * (2 * LONG + 1)
+    assert trained.decode(trained.encode(text)) == text
+    assert trained.encode_batch(["short", text], threads=2) == [trained.encode("short"), trained.encode(text)]
+    for hostile in ("x", " "):
+        assert trained.decode(trained.encode(hostile * 2_000_001)) == hostile * 2_000_001

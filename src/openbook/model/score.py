@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from openbook.model.transformer import Transformer
 
-TOKENS_AT_ONCE = 8192
-"""Tokens in one forward pass; bounds the memory that the logits take."""
+LOGITS_AT_ONCE = 2**25
+"""Elements of the logits of one forward pass: 128 MB of fp32."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def windows(length: int, context: int, stride: int, document: int = 0) -> Iterat
         yield Window(document, max(0, stop - context), begin + 1, stop)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def document_bits(model: Transformer, documents: Sequence[Sequence[int]], end_of_document: int, stride: int) -> Iterator[tuple[int, float]]:
     """Yields (document, bits) parts whose sum over a document is -log2 of its probability, given that a document begins.
 
@@ -48,7 +48,7 @@ def document_bits(model: Transformer, documents: Sequence[Sequence[int]], end_of
     ids = [[end_of_document, *document] for document in documents]
     todo = [window for index, document in enumerate(ids) for window in windows(len(document), context, stride, index)]
     todo.sort(key=lambda window: window.stop - window.start)
-    batch_size = max(1, TOKENS_AT_ONCE // context)
+    batch_size = max(1, LOGITS_AT_ONCE // (context * model.config.vocab_size))
     for first in range(0, len(todo), batch_size):
         batch = todo[first : first + batch_size]
         longest = max(window.stop - window.start for window in batch)
@@ -59,7 +59,8 @@ def document_bits(model: Transformer, documents: Sequence[Sequence[int]], end_of
             inputs[row, : window.stop - window.start] = torch.tensor(document[window.start : window.stop])
             skipped = window.scored - 1 - window.start
             targets[row, skipped : window.stop - window.start] = torch.tensor(document[window.scored : window.stop + 1])
-        logits = model.logits(model(inputs.to(device)))  # (rows, time, vocabulary)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten(), ignore_index=-100, reduction="none")
-        bits = losses.view(len(batch), longest).double().sum(1) / math.log(2)
-        yield from zip((window.document for window in batch), bits.tolist(), strict=True)
+        wanted = targets >= 0
+        logits = model.logits(model(inputs.to(device))[wanted.to(device)])  # (scored tokens, vocabulary)
+        losses = F.cross_entropy(logits, targets[wanted].to(device), reduction="none").cpu().double() / math.log(2)
+        for window, part in zip(batch, losses.split(wanted.sum(1).tolist()), strict=True):
+            yield window.document, float(part.sum())

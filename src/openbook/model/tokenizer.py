@@ -7,7 +7,7 @@ those that `tokenizers` and `transformers` give for the same file.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from openbook.files import write_json
 
 PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 """How text is split before merging: GPT-4's pattern, with digits in pairs rather than triples, which suits a small vocabulary."""
+
+LONG = 100_000
+"""Characters beyond which a text is encoded in pieces: the splitter's regular expression exhausts its stack on millions of spaces."""
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -49,10 +52,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; a special token's spelling inside the text is text like any other."""
-        return self._encoding.encode_ordinary(text)
+        return [identifier for piece in _pieces(text) for identifier in self._encoding.encode_ordinary(piece)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
-        return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
+        """`encode` of each text, the short ones in parallel."""
+        short = iter(self._encoding.encode_ordinary_batch([text for text in texts if len(text) <= LONG], num_threads=threads))
+        return [next(short) if len(text) <= LONG else self.encode(text) for text in texts]
 
     def token_bytes(self, identifier: int) -> bytes:
         """The bytes a token stands for; of a special token, its spelling."""
@@ -116,6 +121,18 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         write_json(path, self.to_json())
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most LONG characters, cut after a line end where there is one."""
+    start = 0
+    while start < len(text):
+        stop = start + LONG
+        cut = text.rfind("\n", start, stop) + 1
+        if stop < len(text) and cut > start:
+            stop = cut
+        yield text[start:stop]
+        start = stop
 
 
 def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

@@ -33,27 +33,10 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 BATCH = 64
-LONG = 100_000
-"""Characters beyond which a document is encoded in pieces cut at line ends, so that one huge document cannot take all memory."""
 
 
 def dtype_for(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
-
-
-def encode_document(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a document without its end token."""
-    if len(text) <= LONG:
-        return tokenizer.encode(text)
-    ids: list[int] = []
-    start = 0
-    while start < len(text):
-        stop = start + LONG
-        cut = text.rfind("\n", start, stop) + 1
-        stop = cut if stop < len(text) and cut > start else stop
-        ids += tokenizer.encode(text[start:stop])
-        start = stop
-    return ids
 
 
 def write_shard(folder: Path, name: str, documents: Iterable[Document], tokenizer: Tokenizer, threads: int) -> Iterator[int]:
@@ -64,10 +47,8 @@ def write_shard(folder: Path, name: str, documents: Iterable[Document], tokenize
     with written_aside(folder / f"{name}.bin") as aside, aside.open("wb") as file:
         source = iter(documents)
         while batch := list(islice(source, BATCH)):
-            short = [document.text for document in batch if len(document.text) <= LONG]
-            encoded = iter(tokenizer.encode_batch(short, threads))
-            for document in batch:
-                ids = next(encoded) if len(document.text) <= LONG else encode_document(tokenizer, document.text)
+            encoded = tokenizer.encode_batch([document.text for document in batch], threads)
+            for document, ids in zip(batch, encoded, strict=True):
                 ids.append(tokenizer.end_of_document)
                 np.asarray(ids, dtype=dtype).tofile(file)
                 facts = {"id": document.id, "component": document.component, "licence": document.licence, "origin": document.origin}
