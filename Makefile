@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench clean
+.PHONY: run test bench drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -16,8 +16,11 @@ test: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/throughput.py
+
+drill: $(VENV)/installed
+	$(BIN)/python benchmarks/kill_drill.py $(RECIPE) --kills 10 --set train.steps=300
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -162,13 +162,17 @@ def export(run: RunArgument, again: Again = False, as_json: Json = False) -> Non
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Write report.html, one self-contained page, for a run in any state."""
     from openbook.files import write_text
+    from openbook.pipeline import STAGES
     from openbook.report import render
     from openbook.run import Run
 
     opened = Run(run)
     path = opened.path / "report.html"
-    write_text(path, render(opened))
-    show({"report": str(path), "bytes": path.stat().st_size}, str(path), as_json)
+    if set(STAGES) - {"report"} <= set(opened.manifest["stages"]):
+        _one_stage(run, "report", again=False, as_json=as_json)
+    else:
+        write_text(path, render(opened))
+        show({"report": str(path), "bytes": path.stat().st_size}, f"report    {path}", as_json)
 
 
 @app.command()

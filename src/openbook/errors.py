@@ -7,6 +7,16 @@ class OpenbookError(Exception):
     status = 1
 
 
+class Stopped(OpenbookError):
+    """Somebody asked a long piece of work to stop, by a signal; its state is saved. Exit status 130."""
+
+    status = 130
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 class InputError(OpenbookError):
     """Something the user gave cannot be used. Exit status 2."""
 

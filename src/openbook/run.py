@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openbook.errors import InputError, OpenbookError
+from openbook.errors import InputError, OpenbookError, Stopped
 from openbook.files import sha256_file, sha256_json, write_json, write_text
-from openbook.logbook import Logbook, Meter, environment
+from openbook.logbook import Logbook, Meter, environment, read, spent
 from openbook.recipe import Recipe
 
 
@@ -61,6 +61,8 @@ class Run:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: recipe.resolved.json or manifest.json is damaged or of another version ({reason})") from None
         self._logbook: Logbook | None = None
+        self.meter: Meter | None = None
+        """Of the stage that is being carried out."""
 
     @property
     def recipe_folder(self) -> Path:
@@ -118,6 +120,7 @@ class Run:
         key, inputs = self.key(stage), self.inputs(stage)
         self.logbook.append("stage.begin", stage=stage.name, key=key, environment=environment())
         with Meter() as meter:
+            self.meter = meter
             try:
                 outcome = stage.carry_out(self)
             except BaseException as error:
@@ -131,17 +134,17 @@ class Run:
             "sha256": sha256_json({name: entry["sha256"] for name, entry in artifacts.items()}),
             "artifacts": artifacts,
             "summary": dict(outcome.summary),
-            "cost": meter.cost(),
         }
+        self.logbook.append("stage.end", stage=stage.name, key=key, sha256=record["sha256"], summary=record["summary"], cost=meter.cost())
+        self.logbook.sync()
+        record["cost"] = spent(read(self.logbook_path), stage.name, key).as_cost()
         self.manifest["stages"][stage.name] = record
         write_json(self.path / "manifest.json", self.manifest)
-        self.logbook.append("stage.end", stage=stage.name, key=key, sha256=record["sha256"], summary=record["summary"], cost=record["cost"])
-        self.logbook.sync()
         return record
 
     def _farewell(self, stage: Stage, meter: Meter, error: BaseException) -> None:
         """Records why a stage stopped, unless the disk is what failed."""
-        cause = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        cause = error.cause if isinstance(error, Stopped) else f"{type(error).__name__}: {error}"
         try:
             self.logbook.append("stage.stopped", stage=stage.name, cause=cause, cost=meter.cost())
         except OSError as problem:

@@ -85,10 +85,14 @@ class Broken:
 
 
 def check(path: Path) -> Broken | None:
-    """Follows the chain from the first line; None if it holds."""
+    """Follows the chain from the first line to the last whole one; None if it holds."""
     previous = START
+    if not path.is_file():
+        return Broken(1, "is missing")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break  # a line that is being written, or was when the process was killed
             line = line.rstrip(b"\n")
             try:
                 carried = json.loads(line)["previous"]

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from openbook.errors import InputError
+from openbook.errors import InputError, OpenbookError
 from openbook.files import write_json, written_aside
 from openbook.model.transformer import Transformer, TransformerConfig
 
@@ -83,8 +83,12 @@ def save_weights(model: Transformer, folder: Path, end_of_document: int) -> None
     """Writes `config.json` and `model.safetensors` (fp32), each whole or not at all."""
     write_json(folder / "config.json", exported_config(model.config, end_of_document))
     tensors = {exported_name(name): parameter.detach().float().cpu().contiguous() for name, parameter in model.named_parameters()}
-    with written_aside(folder / "model.safetensors") as aside:
-        save_file(tensors, aside, metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    with written_aside(path) as aside:
+        try:
+            save_file(tensors, aside, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OpenbookError(f"{path}: cannot be written ({error}); nothing finished was lost") from None
 
 
 def load_config(folder: Path) -> TransformerConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from openbook.documents import read_documents
-from openbook.errors import OpenbookError
+from openbook.errors import InputError, Stopped
 from openbook.files import remove
 from openbook.logbook import read
 from openbook.model.exchange import save_weights
@@ -27,12 +27,6 @@ from openbook.train.peak import matmul_flops_per_second
 from openbook.train.step import PRECISIONS, Trainer
 
 
-class Stopped(OpenbookError):
-    """Somebody asked the training to stop; its state is saved."""
-
-    status = 130
-
-
 def parameters(run: Run) -> Any:
     """What shapes the weights, and nothing that does not: how often to look or to save may change in mid-run."""
     recipe = run.recipe
@@ -45,7 +39,7 @@ def parameters(run: Run) -> Any:
 
 def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise OpenbookError('train.device = "cuda": torch sees no CUDA device here; use "auto" or "cpu"')
+        raise InputError('train.device = "cuda": torch sees no CUDA device here; use "auto" or "cpu"')
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -105,7 +99,7 @@ class Session:
         lost_steps, lost_seconds = self.past.lost_after(state.step)
         if self.past.killed:
             book.append("interruption", cause="killed without a word", lost_steps=lost_steps, lost_seconds=round(lost_seconds, 3))
-        if self.past.attempts > 1:
+        if self.past.earlier:
             book.append("resume", step=state.step, checkpoint=f"checkpoints/step-{state.step:08d}" if state.step else None)
             say(f"  continuing after step {state.step} of {self.section.steps}")
         return state
@@ -131,9 +125,10 @@ class Session:
                 if asked or done % self.section.checkpoint_every == 0 or done == self.section.steps:
                     self._save()
                 if asked and done < self.section.steps:
-                    raise Stopped(
-                        f"{self.run.path}: stopped by {asked[0]} after step {done} of {self.section.steps}; the same command continues"
+                    message = (
+                        f"{self.run.path}: stopped by {asked[0]} after step {done}; the same command continues"
                     )
+                    raise Stopped(message, cause=asked[0])
                 share = speed * config.flops_per_token() / self.peak
                 bar.update(done, f"step {done}  loss {loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
 
@@ -221,7 +216,7 @@ def _summary(session: Session) -> dict[str, Any]:
         "utilisation": round(speed * model.config.flops_per_token() / session.peak, 4),
         "loss": last["loss"],
         "bits_per_byte": validation["bits_per_byte"],
-        "interruptions": session.past.attempts - 1,
+        "interruptions": session.past.interruptions,
         "device": str(session.device),
         "precision": session.section.precision,
         "threads": torch.get_num_threads(),

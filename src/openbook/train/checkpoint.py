@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from openbook.errors import OpenbookError
 from openbook.files import ASIDE, remove, sha256_file, write_json, written_aside
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -41,15 +43,26 @@ def save(root: Path, state: State, tensors: dict[str, Tensor], keep: int) -> Pat
     """Writes a checkpoint and removes the oldest ones beyond `keep`. `tensors` are stored under their names."""
     final = root / folder_name(state.step)
     with written_aside(final) as aside:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that it saves without a process group, which is meant
-            dcp_save(dict(tensors), storage_writer=FileSystemWriter(aside, sync_files=False), no_dist=True)
+        _write_tensors(aside, tensors)
         write_json(aside / "state.json", asdict(state))
         hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
         write_json(aside / "hashes.json", hashes)
     for old in newest_first(root)[keep:]:
         remove(old)
     return final
+
+
+def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Raises OSError if the file system is what fails; torch wraps that twice, in what is not even an Exception."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that it saves without a process group, which is meant
+            dcp_save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=False), no_dist=True)
+    except CheckpointException as wrapped:
+        error: BaseException | None = next(iter(wrapped.failures.values()))[0]
+        while error is not None and not isinstance(error, OSError):
+            error = error.__cause__ or error.__context__
+        raise error or OpenbookError(f"{folder}: cannot be written: {wrapped}") from None
 
 
 def newest_first(root: Path) -> list[Path]:

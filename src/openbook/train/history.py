@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from openbook.logbook import Attempt, Event, attempts
 
 
 @dataclass(frozen=True)
 class History:
-    """The attempts at one training. `steps` holds the newest event of each step that was ever finished."""
+    """The attempts at one training before the present one, and the newest event of each step that any of them finished."""
 
-    steps: dict[int, dict[str, Any]]
-    attempts: int
-    killed: bool
-    """Whether the attempt before the present one ended without a word."""
+    earlier: list[Attempt]
+    steps: dict[int, Event]
+
+    @property
+    def killed(self) -> bool:
+        """Whether the attempt before the present one ended without a word."""
+        return bool(self.earlier) and self.earlier[-1].end is None
+
+    @property
+    def interruptions(self) -> int:
+        return sum(not attempt.finished for attempt in self.earlier)
 
     def lost_after(self, step: int) -> tuple[int, float]:
         """(steps, seconds) of work that went beyond a checkpoint's step and will be done again."""
@@ -28,19 +36,8 @@ class History:
         return before is not None and (before["loss"] != loss or before["norm"] != norm)
 
 
-def history(events: Iterable[dict[str, Any]], key: str) -> History:
+def history(events: Iterable[Event], key: str) -> History:
     """Reads the attempts at the training named by `key`, of which the last is the present one."""
-    steps: dict[int, dict[str, Any]] = {}
-    said_farewell: list[bool] = []
-    ours = False
-    for event in events:
-        kind = event["event"]
-        if kind == "stage.begin":
-            ours = event["stage"] == "train" and event["key"] == key
-            if ours:
-                said_farewell.append(False)
-        elif ours and kind in ("stage.end", "stage.stopped"):
-            said_farewell[-1] = True
-        elif ours and kind == "step":
-            steps[event["step"]] = event
-    return History(steps, len(said_farewell), killed=len(said_farewell) > 1 and not said_farewell[-2])
+    tries = [attempt for attempt in attempts(events) if attempt.stage == "train" and attempt.begin["key"] == key]
+    steps = {event["step"]: event for attempt in tries for event in attempt.inside if event["event"] == "step"}
+    return History(tries[:-1], steps)

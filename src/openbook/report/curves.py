@@ -1,0 +1,114 @@
+"""What the charts draw: few points, plain numbers, JSON that any browser reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openbook.logbook import Event
+from openbook.report.history import Training, smoothed, thin
+from openbook.report.words import count, duration, figure, is_number, percent
+
+AXES = {"tokens": "training tokens", "seconds": "training time"}
+REACH = 0.01
+"""How far the smoothed loss looks to either side, as a share of the steps so far."""
+TABLE_ROWS = 12
+
+
+def _rounded(value: Any, digits: int = 5) -> float | None:
+    """What JSON and a screen can hold; None for what is not a number."""
+    return float(f"{value:.{digits}g}") if is_number(value) else None
+
+
+def _series(
+    name: str, style: str, events: Sequence[Event], values: Sequence[float | None], places: Sequence[int] | None = None
+) -> dict[str, Any]:
+    places = thin(values) if places is None else places
+    series: dict[str, Any] = {"name": name, "style": style, "step": [events[place]["step"] for place in places]}
+    for axis in AXES:
+        series[axis] = [_rounded(events[place].get(axis), 7) for place in places]
+    return {**series, "y": [_rounded(values[place]) for place in places]}
+
+
+def charts(training: Training, components: Sequence[str]) -> dict[str, Any]:
+    """The data of every chart, by the chart's name; {} before the first step."""
+    steps = [training.steps[step] for step in sorted(training.steps)]
+    looks = [training.validations[step] for step in sorted(training.validations)]
+    if not steps:
+        return {}
+    loss = [event.get("loss") for event in steps]
+    drawn: dict[str, Any] = {
+        "loss": {"unit": "nats per token", "scale": "log", "series": [_series("each step", "faint", steps, loss)]},
+        "norm": {"unit": "gradient norm", "scale": "log", "series": [_series("gradient norm", "s1", steps, _column(steps, "norm"))]},
+        "rate": {"unit": "of the peak rate", "scale": "zero", "series": [_series("learning rate", "s2", steps, _column(steps, "rate"))]},
+        "speed": {"unit": "tokens per second", "scale": "zero"},
+    }
+    drawn["speed"]["series"] = [_series("tokens per second", "s3", steps, _column(steps, "tokens_per_second"))]
+    # the smoothed curve keeps the same steps, so that a readout compares like with like
+    drawn["loss"]["series"].append(_series("smoothed", "s0", steps, smoothed(loss, round(REACH * len(steps))), thin(loss)))
+    if looks:
+        names = [name for name in components if any(name in event["bits_per_byte"] for event in looks)]
+        scores = {name: [event["bits_per_byte"].get(name) for event in looks] for name in names}
+        curves = [_series(name, f"s{components.index(name) % 8}", looks, scores[name]) for name in names]
+        drawn["validation"] = {"unit": "bits per byte", "scale": "linear", "marked": True, "series": curves}
+    for chart in drawn.values():
+        chart["text"] = _in_words(chart)
+    return drawn
+
+
+def _column(events: Sequence[Event], name: str) -> list[float | None]:
+    return [event.get(name) for event in events]
+
+
+def _in_words(chart: dict[str, Any]) -> str:
+    """A curve for those who cannot see it: where it begins and where it ends."""
+    parts = []
+    for series in chart["series"]:
+        known = [(step, value) for step, value in zip(series["step"], series["y"], strict=True) if value is not None]
+        if known:
+            (first, start), (last, end) = known[0], known[-1]
+            parts.append(f"{series['name']}: {start:g} at step {first}, {end:g} at step {last}")
+    return f"Line chart of {chart['unit']}. " + "; ".join(parts) + "."
+
+
+def marks(training: Training) -> list[dict[str, Any]]:
+    """Where the interruptions stand on the axes: at the step from which the training went on."""
+    found = []
+    for number, incident in enumerate(training.incidents, 1):
+        event = training.steps.get(incident.resumed if incident.resumed is not None else incident.reached, {})
+        place = {axis: _rounded(event.get(axis, 0), 7) for axis in AXES}
+        found.append({"number": number, "text": f"interruption {number}: {incident.cause}", **place})
+    return found
+
+
+def learning_table(training: Training) -> list[dict[str, str]]:
+    """The curves in a dozen rows: evenly spread steps, the first and the last among them."""
+    numbers = sorted(training.steps)
+    last = len(numbers) - 1
+    places = sorted({round(row * last / (TABLE_ROWS - 1)) for row in range(TABLE_ROWS)}) if numbers else []
+    shown: dict[str, Callable[[Any], str]] = {
+        "step": count,
+        "tokens": count,
+        "seconds": duration,
+        "loss": lambda value: figure(value, 4),
+        "norm": figure,
+        "rate": percent,
+        "tokens_per_second": count,
+    }
+    return [{name: show(training.steps[numbers[place]].get(name)) for name, show in shown.items()} for place in places]
+
+
+def validation_table(training: Training, components: Sequence[str]) -> dict[str, Any]:
+    looks = [training.validations[step] for step in sorted(training.validations)]
+    places = thin([event.get("mean") for event in looks], 2 * TABLE_ROWS)
+    names = [name for name in components if any(name in event["bits_per_byte"] for event in looks)]
+    rows = [
+        {
+            "step": count(looks[place]["step"]),
+            "tokens": count(looks[place].get("tokens")),
+            "values": [figure(looks[place]["bits_per_byte"].get(name)) for name in names],
+            "mean": figure(looks[place].get("mean")),
+        }
+        for place in places
+    ]
+    return {"names": names, "rows": rows}

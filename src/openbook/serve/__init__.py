@@ -1,0 +1,6 @@
+"""Weights in, text out: a completion in this process, or an OpenAI-compatible API."""
+
+from openbook.serve.local import complete
+from openbook.serve.server import serve
+
+__all__ = ["complete", "serve"]

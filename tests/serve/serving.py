@@ -1,0 +1,80 @@
+"""A tiny model with random weights, and a real server with a model on a loopback port."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import torch
+import uvicorn
+
+from openbook.model.initialise import initialise
+from openbook.model.tokenizer import Tokenizer
+from openbook.model.transformer import Transformer, TransformerConfig
+from openbook.recipe import TokenizerSection
+from openbook.serve.app import create_app
+from openbook.serve.engine import Engine
+from openbook.serve.local import load
+from openbook.serve.server import listen, url_of
+from openbook.tokens.vocabulary import learn
+
+NAME = "tiny"
+CONTEXT = 256
+TEXT = "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n# naïve — but ✓ clear\n" * 3
+
+
+def tokenizer_of(size: int) -> Tokenizer:
+    return learn([TEXT], TokenizerSection(vocab_size=size))
+
+
+def random_model(vocab_size: int, context: int = CONTEXT, width: int = 32) -> Transformer:
+    config = TransformerConfig(vocab_size, context, layers=2, width=width, heads=4, kv_heads=2, head_width=8, mlp_width=48)
+    model = Transformer(config)
+    initialise(model, seed=1)
+    noise = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():  # projections start at zero: without noise the layers would do nothing
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.3)
+    return model.eval()
+
+
+@dataclass
+class Served:
+    """A running server, and what its answers are compared with."""
+
+    url: str
+    engine: Engine
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
+
+
+@contextmanager
+def running(weights: Path, slots: int = 8, queue: int = 256, slow: Callable[[], object] | None = None) -> Iterator[Served]:
+    """`slow` is called before each forward pass of the engine's model."""
+    model, tokenizer = load(weights)
+
+    def before(*_: object) -> None:
+        if slow is not None:
+            slow()
+
+    model.register_forward_pre_hook(before)
+    engine = Engine(model, slots, queue)
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(engine, tokenizer, NAME), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield Served(url_of(listener), engine, *load(weights))
+    finally:
+        server.should_exit = True
+        engine.close()
+        thread.join()
+        listener.close()
