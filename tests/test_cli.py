@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import RECIPE, write_recipe
 from openbook import cli
 from openbook.run import Run
+from tiny import RECIPE, write_recipe
 
 ROOT = Path(__file__).parents[1]
 

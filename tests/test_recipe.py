@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import RECIPE
 from openbook.errors import InputError
 from openbook.recipe import load_recipe
+from tiny import RECIPE
 
 ROOT = Path(__file__).parents[1]
 

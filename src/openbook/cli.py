@@ -236,10 +236,16 @@ def serve(
     from openbook.serve import serve as serve_forever
 
     name = run.resolve().name
-    words = f'{name} at {{url}}/v1 (Ctrl-C stops it)\ntry  curl {{url}}/v1/completions -d \'{{{{"model": "{name}", "prompt": "import"}}}}\''
-    serve_forever(
-        weights_of(run), name, host, port, threads, lambda url: show({"url": f"{url}/v1", "model": name}, words.format(url=url), as_json)
-    )
+
+    def ready(url: str) -> None:
+        body = json.dumps({"model": name, "prompt": "import"})
+        show(
+            {"url": f"{url}/v1", "model": name},
+            f"{name} at {url}/v1 (Ctrl-C stops it)\ntry  curl {url}/v1/completions -d '{body}'",
+            as_json,
+        )
+
+    serve_forever(weights_of(run), name, host, port, threads, ready)
 
 
 def weights_of(path: Path) -> Path:

@@ -23,13 +23,25 @@ def say(text: str) -> None:
 
 class _Plain:
     def __init__(self, title: str, total: float) -> None:
-        self.title, self.total, self.last = title, total, time.monotonic()
+        self.title, self.total = title, total
+        self.last = time.monotonic()
+        self.first: tuple[float, float] | None = None
+        """Where and when the work was first heard of: a resumed one does not begin at nothing."""
 
     def update(self, done: float, note: str = "") -> None:
         now = time.monotonic()
+        self.first = self.first or (done, now)
         if now - self.last >= PLAIN_LINE_EVERY:
             self.last = now
-            say(f"  {self.title} {done / self.total:4.0%}  {note}".rstrip())
+            say(f"  {self.title} {done / self.total:4.0%}  {self._left(done, now)}{note}".rstrip())
+
+    def _left(self, done: float, now: float) -> str:
+        """The time that is left at the pace so far."""
+        start, since = self.first or (done, now)
+        if done <= start:
+            return ""
+        seconds = round((self.total - done) * (now - since) / (done - start))
+        return f"{seconds // 60}:{seconds % 60:02} left  "
 
 
 class _Live:

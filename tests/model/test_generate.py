@@ -182,6 +182,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
     kept = {top_p: set(frequencies(logits, Sampling(1, top_p=top_p), 300).nonzero()[:, 0].tolist()) for top_p in (0, 0.4, 0.6, 0.8, 1)}
     assert kept == {0: {1}, 0.4: {1}, 0.6: {1, 3}, 0.8: {1, 2, 3}, 1: {0, 1, 2, 3}}
+    assert set(frequencies(torch.zeros(2), Sampling(1, top_p=0.5), 100).tolist()) == {0, 1}, "one of two equals is half: enough"
 
 
 @settings(max_examples=200)

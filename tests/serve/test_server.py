@@ -24,19 +24,30 @@ from serve.serving import running, tokenizer_of
 PROGRAM = """
 import sys
 from pathlib import Path
+import torch
 from openbook.serve import serve
-serve(Path(sys.argv[1]), "tiny", "127.0.0.1", 0, 1, lambda url: print(url, flush=True))
+serve(Path(sys.argv[1]), "tiny", "127.0.0.1", 0, 1, lambda url: print(url, torch.get_num_threads(), flush=True))
+"""
+SLOW_PROGRAM = """
+import time
+import openbook.serve.server as server
+from openbook.model.transformer import Transformer
+server.GRACE = 0.5
+Transformer.rotary = lambda *values, rotary=Transformer.rotary: (time.sleep(0.02), rotary(*values))[1]
 """
 
 
 @contextmanager
-def process(weights: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, str(weights)]
+def process(weights: Path, program: str = PROGRAM) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and its URL. It is told to use one thread where the environment says two."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", program, str(weights)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stdout is not None
-            yield server, server.stdout.readline().strip()
+            url, threads = server.stdout.readline().split()
+            assert threads == "1"
+            yield server, url
         finally:
             server.kill()
 
@@ -54,6 +65,18 @@ def test_it_answers_once_it_says_so_and_ctrl_c_ends_it_in_good_order(weights: Pa
         assert (server.returncode, errors.strip()) == (0, "stopped")
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
+
+
+def test_what_takes_too_long_after_ctrl_c_is_told_so(weights: Path) -> None:
+    with process(weights, SLOW_PROGRAM + PROGRAM) as (server, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        under_way = client.completions.create(model="tiny", prompt="a", max_tokens=240, stream=True, temperature=0)
+        next(iter(under_way))
+        server.send_signal(signal.SIGINT)
+        with pytest.raises(openai.APIError, match="the server is stopping"):
+            list(under_way)
+        _, errors = server.communicate(timeout=20)
+        assert (server.returncode, errors.strip()) == (0, "stopped")
 
 
 def test_a_port_in_use_is_one_line_before_the_weights_are_read(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as PeerTokenizer
 
-from conftest import sentences
 from openbook.errors import InputError
 from openbook.model.tokenizer import LONG, Tokenizer, load_tokenizer
 from openbook.recipe import TokenizerSection
 from openbook.tokens.vocabulary import learn
+from tiny import sentences
 
 HARD = [
     "",

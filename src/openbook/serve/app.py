@@ -19,8 +19,6 @@ from openbook.serve.wire import parse
 
 LARGEST_BODY = 2 * 2**20
 """Bytes of a request; many times what the prompts of a full queue need."""
-LARGEST_DISCARD = 16 * LARGEST_BODY
-"""Bytes read and thrown away from a request that is too large: a client hears the answer only once it has been let finish sending."""
 
 PATHS = "GET /v1/models, GET /v1/models/{id}, POST /v1/completions, GET /health"
 
@@ -65,15 +63,11 @@ def create_app(engine: Engine, tokenizer: Tokenizer, name: str) -> FastAPI:
 
 async def _body(request: Request) -> bytes:
     """Raises ApiError 413 beyond LARGEST_BODY."""
-    body, size = bytearray(), 0
+    body = bytearray()
     async for piece in request.stream():
-        size += len(piece)
-        if size <= LARGEST_BODY:
-            body += piece
-        if size > LARGEST_DISCARD:
-            break
-    if size > LARGEST_BODY:
-        raise ApiError(413, f"the body is larger than {LARGEST_BODY} bytes", code="body_too_large")
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise ApiError(413, f"the body is larger than {LARGEST_BODY} bytes", code="body_too_large")
     return bytes(body)
 
 

@@ -84,19 +84,21 @@ class _Sequence:
         if not self.cancelled:
             self._deliver(self.index, event)
 
-    def step(self, model: Transformer) -> int:
-        """A bounded piece of work and its events; the number of tokens drawn, 0 or 1."""
+    def advance(self, model: Transformer) -> tuple[Generation, Token | None]:
+        """A bounded piece of work, and the token it gave, if any."""
         if self.generation is None:
             self.generation = Generation(model, self.job.prompt, self.job.sampling, self.job.end, self.job.score_prompt)
-        token = self.generation.advance()
-        if self._owes_scores and self.generation.read:
-            self.tell(Scored(self.generation.prompt_scores))
+        return self.generation, self.generation.advance()
+
+    def report(self, generation: Generation, token: Token | None) -> None:
+        """Tells what a piece of work came to."""
+        if self._owes_scores and generation.read:
+            self.tell(Scored(generation.prompt_scores))
             self._owes_scores = False
         if token is not None:
             self.tell(token)
-        if self.generation.finish_reason is not None:
-            self.tell(Finished(self.generation.finish_reason))
-        return int(token is not None)
+        if generation.finish_reason is not None:
+            self.tell(Finished(generation.finish_reason))
 
 
 class Engine:
@@ -174,7 +176,9 @@ class Engine:
 
     def _step(self, sequence: _Sequence) -> None:
         try:
-            self.tokens += sequence.step(self.model)
+            generation, token = sequence.advance(self.model)
+            self.tokens += token is not None  # before anyone hears of it, so that who has an answer finds it counted
+            sequence.report(generation, token)
         except Exception as error:  # whatever went wrong with one sequence, the others go on
             sequence.tell(error)
             sequence.cancelled = True

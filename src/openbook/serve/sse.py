@@ -27,8 +27,6 @@ class EventStream(Response):
             try:
                 async for chunk in self.completion.chunks():
                     await send(_frame(chunk))
-            except OSError:  # the client has gone
-                return
             except Exception as error:
                 await send(_frame((error if isinstance(error, ApiError) else failed(error)).body()))
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})

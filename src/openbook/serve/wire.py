@@ -7,7 +7,6 @@ change the answer's meaning are refused.
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -98,7 +97,7 @@ class CompletionRequest(BaseModel):
 def parse(body: bytes) -> CompletionRequest:
     """Raises ApiError, status 400, that names the field to blame."""
     try:
-        content = json.loads(body, parse_constant=_not_json, parse_float=_finite)
+        content = json.loads(body, parse_constant=_not_json)
         json.dumps(content, ensure_ascii=False).encode()  # an escape may spell half a character, which no answer could repeat
     except UnicodeEncodeError as error:
         raise invalid(None, f"the body has an unpaired surrogate ({error.object[error.start]!a}), which is no character") from None
@@ -114,13 +113,6 @@ def parse(body: bytes) -> CompletionRequest:
 
 def _not_json(constant: str) -> float:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"the number {digits[:20]} is too large")
-    return number
 
 
 def _refusal(error: ValidationError) -> ApiError:

@@ -125,9 +125,7 @@ class Session:
                 if asked or done % self.section.checkpoint_every == 0 or done == self.section.steps:
                     self._save()
                 if asked and done < self.section.steps:
-                    message = (
-                        f"{self.run.path}: stopped by {asked[0]} after step {done}; the same command continues"
-                    )
+                    message = f"{self.run.path}: stopped by {asked[0]} after step {done}; the same command continues"
                     raise Stopped(message, cause=asked[0])
                 share = speed * config.flops_per_token() / self.peak
                 bar.update(done, f"step {done}  loss {loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
