@@ -208,7 +208,7 @@ def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     max_tokens: Annotated[int, typer.Option(min=1)] = 200,
-    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.8,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     as_json: Json = False,

@@ -52,6 +52,8 @@ class Component(Section):
     """Take at most about this much text, chosen by hash."""
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
     """How often training may see each token; later the other components fill the place."""
+    exclude: list[str] = []
+    """Shell patterns; a text whose origin matches one is left out, on record."""
 
 
 class MachineComponent(Component):

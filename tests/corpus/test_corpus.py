@@ -152,6 +152,13 @@ def test_the_split_is_a_function_of_the_text(text: str) -> None:
     assert is_held_out(document_id(text), 0.3) <= is_held_out(document_id(text), 0.5)
 
 
+def test_what_the_recipe_excludes_is_on_record(tmp_path: Path) -> None:
+    some_texts(tmp_path / "in", 20)
+    run = build(tmp_path, files("c", "in", "exclude = ['1?.txt', '*.md']"))
+    assert {document.origin for document in documents(run, "c")} == {f"{number}.txt" for number in range(10)}
+    assert dropped(run, "c") == {f"{number}.txt": ("excluded", "matches '1?.txt'") for number in range(10, 20)}
+
+
 def test_a_limit_takes_a_sample_that_grows_with_it(tmp_path: Path) -> None:
     some_texts(tmp_path / "in", 60)
     (tmp_path / "one").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ class _Component:
 
     name: str
     section: CorpusSection
-    max_bytes: int | None
+    wanted: AnyComponent
     seen: set[str]
     writers: dict[Split, DocumentWriter]
     dropped: list[Dropped] = field(default_factory=list)
     licences: Counter[str] = field(default_factory=Counter)
 
     def is_full(self) -> bool:
-        return self.max_bytes is not None and sum(writer.bytes for writer in self.writers.values()) >= self.max_bytes
+        limit = self.wanted.max_bytes
+        return limit is not None and sum(writer.bytes for writer in self.writers.values()) >= limit
 
     def take(self, raw: RawText) -> None:
         """Decides about one text."""
-        reason = raw.problem or (None if raw.text.strip() else ("empty", "no characters but white space"))
+        reason = self._excluded(raw.origin) or raw.problem or (None if raw.text.strip() else ("empty", "no characters but white space"))
         identifier = "" if reason else document_id(raw.text)
         if not reason and identifier in self.seen:
             reason = ("duplicate", f"same text as document {identifier}")
@@ -50,6 +52,9 @@ class _Component:
         split: Split = "valid" if is_held_out(identifier, self.section.holdout) else "train"
         self.writers[split].add(Document(identifier, raw.text, self.name, raw.licence, raw.origin))
         self.licences[raw.licence or "unknown"] += 1
+
+    def _excluded(self, origin: str) -> tuple[str, str] | None:
+        return next((("excluded", f"matches {pattern!r}") for pattern in self.wanted.exclude if fnmatchcase(origin, pattern)), None)
 
 
 def _texts(component: AnyComponent, folder: Path, where: str, limit: int) -> Iterator[RawText]:
@@ -89,7 +94,7 @@ def build(run: Run) -> Outcome:
 def _build_component(run: Run, name: str, component: AnyComponent, seen: set[str]) -> dict[str, Any]:
     section, folder, where = run.recipe.corpus, run.path / "corpus" / name, f"corpus.components.{name}"
     with DocumentWriter(folder / "train.parquet") as train, DocumentWriter(folder / "valid.parquet") as valid:
-        part = _Component(name, section, component.max_bytes, seen, {"train": train, "valid": valid})
+        part = _Component(name, section, component, seen, {"train": train, "valid": valid})
         for raw in _texts(component, run.recipe_folder, where, section.max_document_bytes):
             if part.is_full():
                 break
@@ -110,7 +115,7 @@ def _tell(part: _Component, named_by_user: bool) -> None:
     if reasons:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         say(f"  {part.name}: left out {len(part.dropped)} texts ({listed})")
-    telling = [item for item in part.dropped if item.reason not in ("duplicate", "empty")]
+    telling = [item for item in part.dropped if item.reason not in ("duplicate", "empty", "excluded")]
     for item in telling[:SHOWN_DROPS]:
         say(f"    {item.origin}: {item.reason}: {item.detail}")
     if part.writers["train"].count:
