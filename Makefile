@@ -12,6 +12,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -22,16 +23,24 @@ bench: $(VENV)/installed-dev
 drill: $(VENV)/installed
 	$(BIN)/python benchmarks/kill_drill.py $(RECIPE) --kills 10 --set train.steps=300
 
+# Debian splits venv's pip off into a package of its own; where that is missing, the system's pip fills the new environment.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+define install
+	@echo "installing into $(VENV) (torch is large: this can take minutes)"
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
+	else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+	$$pip install --quiet $(PIP_FLAGS) -e "$(1)"
+endef
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e .
-	touch $@
+	$(call install,.)
+	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e ".[dev]"
-	touch $@ $(VENV)/installed
+	$(call install,.[dev])
+	@touch $@ $(VENV)/installed
 
 clean:
 	rm -rf $(VENV)
