@@ -71,6 +71,8 @@ class FilesComponent(Component):
     text_key: str = "text"
     """The field of a JSON line or parquet row that holds the text."""
     licence: str | None = None
+    split_bytes: Positive | None = None
+    """Cut text files at line ends into documents of about this size; without it, a file is one document."""
 
 
 AnyComponent = Annotated[MachineComponent | FilesComponent, Field(discriminator="source")]

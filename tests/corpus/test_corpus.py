@@ -93,10 +93,10 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_single_file_is_a_component_too(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"body": f"t {i}"}) + "\n" for i in range(9)))
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"body": f"t {i}"}) + "\n" for i in range(20)))
     run = build(tmp_path, files("one", "x.jsonl", "text_key = 'body'\nlicence = 'CC-BY-4.0'"))
     assert {document.licence for document in documents(run, "one")} == {"CC-BY-4.0"}
-    assert len(documents(run, "one")) == 9
+    assert len(documents(run, "one")) == 20
 
 
 def test_what_cannot_be_taken_is_kept_aside_with_its_reason(tmp_path: Path) -> None:
@@ -150,6 +150,26 @@ def test_the_split_is_a_function_of_the_text(text: str) -> None:
     assert is_held_out(document_id(text), 0.0) is False
     assert is_held_out(document_id(text), 1.0) is True
     assert is_held_out(document_id(text), 0.3) <= is_held_out(document_id(text), 0.5)
+
+
+def test_one_long_file_can_be_cut_into_documents(tmp_path: Path) -> None:
+    text = "".join(f"line number {number}, ü\n" for number in range(500))
+    (tmp_path / "play.txt").write_text(text)
+    run = build(tmp_path, files("c", "play.txt", "split_bytes = 1000"))
+    found = sorted(documents(run, "c"), key=lambda document: int(document.origin.split("#")[1]))
+    assert "".join(document.text for document in found) == text
+    assert [document.origin for document in found] == [f"play.txt#{number}" for number in range(1, len(found) + 1)]
+    assert all(1000 <= document.bytes < 1040 for document in found[:-1])
+    (tmp_path / "play.txt").write_text("short\n" * 300 + "x" * 5000 + "\n" + "after\n" * 300)
+    again = build(tmp_path, files("c", "play.txt", "split_bytes = 1000"), "corpus.max_document_bytes=3000")
+    assert [reason for reason, _ in dropped(again, "c").values()].count("too long") == 1
+    assert sum(document.text.count("after") for document in documents(again, "c")) == 300
+
+
+def test_nothing_held_out_is_told_before_hours_of_training(tmp_path: Path) -> None:
+    (tmp_path / "play.txt").write_text("one document\n")
+    with pytest.raises(InputError, match=r"corpus\.holdout = 1e-09 held none of the 1 documents out.*split_bytes"):
+        build(tmp_path, files("c", "play.txt"), "corpus.holdout=1e-9")
 
 
 def test_what_the_recipe_excludes_is_on_record(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def build(run: Run) -> Outcome:
     present = [name for name in figures if figures[name]["train"]["documents"]]
     if not present:
         raise InputError("no component holds any training text; add a component with source = 'files'")
+    if not any(figure["valid"]["documents"] for figure in figures.values()):
+        count = sum(figure["train"]["documents"] for figure in figures.values())
+        raise InputError(
+            f"corpus.holdout = {section.holdout} held none of the {count} documents out, so nothing could be scored; "
+            "raise it, add documents, or cut long text files into documents with split_bytes"
+        )
     write_text(run.path / "corpus" / "DATASHEET.md", datasheet(run.recipe, figures))
     return Outcome([*(f"corpus/{name}" for name in figures), "corpus/DATASHEET.md"], {"components": figures})
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from openbook.corpus.raw import RawText, by_hash, read_limited, too_long
+from openbook.corpus.raw import RawText, by_hash, decode, read_limited, too_long
 from openbook.errors import InputError
 from openbook.recipe import FilesComponent
 
@@ -50,14 +50,20 @@ def fingerprint(component: FilesComponent, folder: Path, where: str) -> list[lis
 def read_files(component: FilesComponent, folder: Path, where: str, limit: int) -> Iterator[RawText]:
     """Every text of the component; texts longer than `limit` bytes come as problems, not as text."""
     for origin, path in find_files(component, folder, where):
-        if path.name.endswith(TEXT):
-            yield read_limited(path, limit, origin, component.licence)
-            continue
         try:
-            rows = _json_lines(path, origin, component, limit) if path.name.endswith(LINES) else _table_rows(path, origin, component, limit)
-            yield from rows
+            yield from _read(path, origin, component, limit)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             yield RawText(origin, bytes=path.stat().st_size, problem=("unreadable", str(error).splitlines()[0]))
+
+
+def _read(path: Path, origin: str, component: FilesComponent, limit: int) -> Iterator[RawText]:
+    if path.name.endswith(LINES):
+        return _json_lines(path, origin, component, limit)
+    if path.name.endswith(TABLES):
+        return _table_rows(path, origin, component, limit)
+    if component.split_bytes:
+        return _pieces(path, origin, component.split_bytes, component.licence, limit)
+    return iter([read_limited(path, limit, origin, component.licence)])
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -69,19 +75,40 @@ def _open(path: Path) -> io.BufferedIOBase:
     return path.open("rb")
 
 
+def _lines(file: io.BufferedIOBase, longest: int) -> Iterator[tuple[bytes, int]]:
+    """Each line with its size; a line longer than `longest` bytes comes empty, and is never in memory as a whole."""
+    while line := file.readline(longest + 1):
+        size = len(line)
+        if size <= longest:
+            yield line, size
+            continue
+        while not line.endswith(b"\n") and (line := file.readline(longest)):
+            size += len(line)
+        yield b"", size
+
+
+def _pieces(path: Path, origin: str, size: int, licence: str | None, limit: int) -> Iterator[RawText]:
+    """A text file as documents of about `size` bytes, cut at line ends."""
+    held: list[bytes] = []
+    number = 1
+    with path.open("rb") as file:
+        for line, length in _lines(file, limit):
+            if not line:
+                yield too_long(f"{origin}#{number}", length, limit)
+                number += 1
+            held.append(line)
+            if sum(map(len, held)) >= size:
+                yield decode(b"".join(held), f"{origin}#{number}", licence)
+                held, number = [], number + 1
+    if any(held):
+        yield decode(b"".join(held), f"{origin}#{number}", licence)
+
+
 def _json_lines(path: Path, origin: str, component: FilesComponent, limit: int) -> Iterator[RawText]:
-    longest = limit * JSON_OVERHEAD
     with _open(path) as file:
-        number = 0
-        while line := file.readline(longest):
-            number += 1
+        for number, (line, size) in enumerate(_lines(file, limit * JSON_OVERHEAD), 1):
             here = f"{origin}:{number}"
-            if len(line) == longest and not line.endswith(b"\n"):
-                size = len(line)
-                while rest := file.readline(longest):
-                    size += len(rest)
-                    if rest.endswith(b"\n"):
-                        break
+            if not line:
                 yield too_long(here, size, limit)
             elif line.strip():
                 yield _from_json(line, here, component, limit)
