@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from openbook.errors import InputError, OpenbookError
+from openbook.errors import AlreadyTold, InputError, OpenbookError
 
 app = typer.Typer(
     help="Train and use a GPT-class language model in the open, from raw text to a served model.",
@@ -26,11 +28,18 @@ app = typer.Typer(
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/pocket.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
+AcceptChange = Annotated[
+    str | None, typer.Option("--accept-change", metavar="WHY", help="Go on under another numerics contract; the logbook keeps the reason.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Do it again even if nothing has changed.")]
 
 
 def main() -> None:
     """Entry point: turns every foreseen failure into one line and an exit status."""
+    # Threads that spin while they wait are a sixth faster on an idle machine, and several times slower on a busy one.
+    # Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         status = app(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -38,6 +47,8 @@ def main() -> None:
         sys.exit(130)
     except typer.TyperException as error:
         fail(error.format_message(), 2)
+    except AlreadyTold as error:
+        sys.exit(error.status)
     except OpenbookError as error:
         fail(str(error), error.status)
     except KeyboardInterrupt:
@@ -65,11 +76,13 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME by default.")] = None,
     until: Annotated[str | None, typer.Option(help="The last stage to carry out.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe.")] = None,
+    workers: Workers = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard a training of another recipe in the same directory.")] = False,
+    accept_change: AcceptChange = None,
     as_json: Json = False,
 ) -> None:
     """Bring a run up to date with its recipe: corpus, tokenize, train, evaluate, export, report."""
-    from openbook.pipeline import up_to
+    from openbook.pipeline import up_to, update
     from openbook.progress import say
     from openbook.recipe import load_recipe
     from openbook.run import open_run
@@ -77,17 +90,17 @@ def run(
     names = up_to(until)
     loaded, derived = load_recipe(recipe, overrides or ())
     opened = open_run(out or Path("runs") / loaded.name, loaded, recipe, fresh)
+    opened.accepted_change = _reason(accept_change)
     say(f"{recipe} -> {opened.path}" + (f"  (derived: {', '.join(derived)})" if derived else ""))
-    _update(opened, names, as_json=as_json)
+    _tell(opened, update(opened, names, workers=workers or 1), as_json)
 
 
-def _update(opened: Any, names: list[str], as_json: bool, again: bool = False) -> None:
-    """Carries out stages, telling of each, and shows what came of it."""
-    from openbook.pipeline import update
+def _tell(opened: Any, stages: Iterable[Any], as_json: bool) -> None:
+    """Tells of stages as they are done, and shows what came of them."""
     from openbook.progress import say
 
     done = []
-    for item in update(opened, names, again):
+    for item in stages:
         say(f"{item.stage:9} {'unchanged' if item.skipped else f'done in {item.seconds:,.1f} s'}")
         done.append(item)
     result = {
@@ -123,9 +136,18 @@ def _score_lines(scores: dict[str, Any]) -> list[str]:
 
 
 def _one_stage(path: Path, name: str, again: bool, as_json: bool) -> None:
+    from openbook.pipeline import update
     from openbook.run import Run
 
-    _update(Run(path), [name], as_json, again)
+    opened = Run(path)
+    _tell(opened, update(opened, [name], again), as_json)
+
+
+def _reason(given: str | None) -> str | None:
+    """Why a change is accepted. Raises InputError if it says nothing."""
+    if given is not None and not given.strip():
+        raise InputError('--accept-change "": should say why, for those who read the logbook')
+    return given
 
 
 @app.command()
@@ -141,9 +163,45 @@ def tokenize(run: RunArgument, again: Again = False, as_json: Json = False) -> N
 
 
 @app.command()
-def train(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
-    """Train from the newest checkpoint, or from the beginning, to the recipe's last step."""
-    _one_stage(run, "train", again, as_json)
+def train(
+    run: RunArgument, workers: Workers = None, accept_change: AcceptChange = None, again: Again = False, as_json: Json = False
+) -> None:
+    """Train from the newest checkpoint, or from the beginning, to the recipe's last step; also under torchrun."""
+    from openbook.pipeline import update
+    from openbook.run import Run
+    from openbook.train.workers import seat
+
+    opened = Run(run)
+    opened.accepted_change = _reason(accept_change)
+    own = seat(os.environ)
+    if own is None:
+        _tell(opened, update(opened, ["train"], again, workers or 1), as_json)
+    elif workers is None:
+        _train_as_worker(opened, own, again, as_json)
+    else:
+        raise InputError(f"--workers {workers}: the environment already says WORLD_SIZE = {own.world}; leave --workers out, or torchrun")
+
+
+def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
+    """Takes part as one of several processes. Rank 0 speaks for all, and leaves the result to the process that started it, if any."""
+    from openbook.pipeline import update_as_worker
+    from openbook.train.launch import SUPERVISED, end_with_supervisor
+    from openbook.train.step import NotFinite
+    from openbook.train.workers import Disagreement, LostWorker
+
+    supervised = SUPERVISED in os.environ
+    if supervised:
+        end_with_supervisor()
+    stages = update_as_worker(opened, own, again)
+    try:
+        if own.rank == 0 and not supervised:
+            _tell(opened, stages, as_json)
+        else:
+            list(stages)
+    except (LostWorker, NotFinite, Disagreement) as error:
+        if own.rank == 0 and not (supervised and isinstance(error, LostWorker)):
+            raise
+        raise typer.Exit(error.status) from None
 
 
 @app.command()
@@ -176,31 +234,39 @@ def report(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(run: RunArgument, as_json: Json = False) -> None:
-    """Check every artifact's hash and the logbook's chain."""
-    from openbook.files import sha256_file
-    from openbook.logbook import check
-    from openbook.progress import track
+def verify(
+    run: RunArgument,
+    steps: Annotated[str | None, typer.Option(metavar="A:B", help="Also do the steps after A, up to B, again and compare.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every hash and the logbook's chain; with --steps, replay a part of the training, to the bit."""
+    from openbook.integrity import inspect
     from openbook.run import Run
 
     opened = Run(run)
-    artifacts = {name: entry for record in opened.manifest["stages"].values() for name, entry in record["artifacts"].items()}
-    problems = []
-    with track("verify", len(artifacts)) as bar:
-        for index, (name, entry) in enumerate(artifacts.items()):
-            bar.update(index, name)
-            path = opened.path / name
-            if not path.is_file():
-                problems.append(f"{path}: is missing")
-            elif sha256_file(path) != entry["sha256"]:
-                problems.append(f"{path}: its bytes are not those in the manifest")
-    broken = check(opened.logbook_path)
-    if broken:
-        problems.append(f"{opened.logbook_path}:{broken.line}: {broken.why}")
-    verdict = f"{len(artifacts)} artifacts and the logbook's chain hold" if not problems else "\n".join(problems)
-    show({"run": str(run), "artifacts": len(artifacts), "problems": problems}, verdict, as_json)
+    asked = _span(opened, steps) if steps is not None else None
+    findings = inspect(opened)
+    problems = findings.problems(opened.path)
+    counts = {"artifacts": findings.artifacts, "checkpoints": findings.checkpoints}
+    result: dict[str, Any] = {"run": str(run), **counts, "problems": problems, "verdict": "damaged" if problems else "holds"}
+    praise = [] if problems else [f"{findings.checkpoints} checkpoints, {findings.artifacts} artifacts and the logbook's chain hold"]
+    if asked:
+        from openbook.train.verify import replay
+
+        again = replay(opened, findings, *asked)
+        problems += again.problems()
+        verdict = result["verdict"] if again.verdict == "holds" else again.verdict
+        result |= {"replayed": list(asked), **again.event(), "verdict": verdict}
+        praise += [again.praise()] if again.verdict == "holds" else []
+    show(result, "\n".join(problems + praise), as_json)
     if problems:
         raise typer.Exit(1)
+
+
+def _span(opened: Any, steps: str) -> tuple[int, int]:
+    from openbook.train.verify import span
+
+    return span(opened, steps)
 
 
 @app.command()

@@ -17,6 +17,14 @@ class Stopped(OpenbookError):
         self.cause = cause
 
 
+class AlreadyTold(OpenbookError):
+    """Another process has said what is wrong; only the exit status is left to hand on."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"exit status {status}")
+        self.status = status
+
+
 class InputError(OpenbookError):
     """Something the user gave cannot be used. Exit status 2."""
 

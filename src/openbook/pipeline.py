@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openbook.errors import InputError
 from openbook.run import Run, Stage
+
+if TYPE_CHECKING:
+    from openbook.train.workers import Seat
 
 STAGES = {
     "corpus": "openbook.corpus",
@@ -47,11 +50,60 @@ def up_to(until: str | None) -> list[str]:
     return names[: names.index(until) + 1]
 
 
-def update(run: Run, names: list[str], again: bool = False) -> Iterator[Done]:
-    """Carries out the named stages that are stale, in order; `again` takes all of them for stale. Yields each as it is done."""
+def update(run: Run, names: list[str], again: bool = False, workers: int = 1) -> Iterator[Done]:
+    """Carries out the named stages that are stale, in order; `again` takes all of them for stale. Yields each as it is done.
+
+    `train` is carried out by `workers` processes. Raises InputError, before anything is done, if there is not enough work for them.
+    """
+    if workers == 1 or "train" not in names:
+        yield from _update(run, names, again)
+        return
+    from openbook.train import require_enough_work
+
+    require_enough_work(workers, run.recipe.train.microbatches)
+    at = names.index("train")
+    yield from update(run, names[:at], again)
+    yield _train(run, workers, again)
+    yield from update(run, names[at + 1 :], again)
+
+
+def update_as_worker(run: Run, seat: Seat, again: bool = False) -> Iterator[Done]:
+    """Takes a seat among the workers of the train stage. Only rank 0 locks the run, writes, and has something to yield."""
+    from openbook.train import dismiss, follow, join_for, stage_with
+
+    workers = join_for(run, seat)
+    if workers.rank == 0:
+        for done in _update(run, ["train"], again, lambda _: stage_with(workers)):
+            if done.skipped:
+                dismiss(workers)
+            yield done
+    else:
+        follow(run, workers)
+    workers.leave()
+
+
+def _train(run: Run, workers: int, again: bool) -> Done:
+    """The train stage in processes of their own, the first of which locks the run; looked at here so that nothing is started in vain."""
+    from openbook.train.launch import supervise
+
+    begin = time.monotonic()
+    with run.locked():
+        stage = stage_named("train")
+        current = not again and run.is_current(stage)
+        run.inputs(stage)
+    if not current:
+        accepted = ["--accept-change", run.accepted_change] if run.accepted_change is not None else []
+        supervise(run.path, workers, [*(["--again"] if again else []), *accepted])
+    with run.locked():
+        record = run.stage_record("train")
+    assert record is not None
+    return Done("train", current, round(time.monotonic() - begin, 2), record)
+
+
+def _update(run: Run, names: list[str], again: bool, stage_of: Callable[[str], Stage] = stage_named) -> Iterator[Done]:
     with run.locked():
         for name in names:
-            stage = stage_named(name)
+            stage = stage_of(name)
             begin = time.monotonic()
             current = not again and run.is_current(stage)
             record = run.stage_record(name) if current else run.carry_out(stage)

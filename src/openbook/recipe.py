@@ -154,12 +154,20 @@ class TrainSection(Section):
     checkpoint_every: Positive = 50
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """The newest ones to keep: at least two, so that a damaged one has a predecessor."""
+    permanent_every: Positive | None = None
+    """Checkpoints at multiples of this step are never removed: replays can start from them."""
+    fingerprint_every: Positive | None = None
+    """Steps between fingerprints of the weights in the logbook; every checkpoint has one in any case."""
 
     @model_validator(mode="after")
     def _power_of_two(self) -> TrainSection:
         if self.microbatches & (self.microbatches - 1):
             raise PydanticCustomError("microbatches", "microbatches should be a power of two")
         return self
+
+
+WATCHING = {"threads", "validate_every", "validate_bytes", "checkpoint_every", "keep_checkpoints", "permanent_every", "fingerprint_every"}
+"""Keys of `train` that change no bit of the weights, and may therefore change in mid-run."""
 
 
 class EvaluateSection(Section):
@@ -184,6 +192,11 @@ class Recipe(Section):
 
     def sha256(self) -> str:
         return sha256_json(self.model_dump(mode="json"))
+
+    def shaping(self) -> dict[str, Any]:
+        """The values that shape the weights: all but how a training is watched and how its result is measured."""
+        parts = self.model_dump(mode="json", include={"seed", "corpus", "tokenizer", "model", "train"})
+        return parts | {"train": {key: value for key, value in parts["train"].items() if key not in WATCHING}}
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -56,13 +56,19 @@ class Run:
             raise InputError(f"{path}: not a run directory (it has no recipe.resolved.json)")
         try:
             self.recipe = Recipe.model_validate_json((path / "recipe.resolved.json").read_bytes())
-            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
+            self.manifest = self._read_manifest()
         except (ValueError, FileNotFoundError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: recipe.resolved.json or manifest.json is damaged or of another version ({reason})") from None
         self._logbook: Logbook | None = None
         self.meter: Meter | None = None
         """Of the stage that is being carried out."""
+        self.accepted_change: str | None = None
+        """Why training may go on under another numerics contract, in the user's words."""
+
+    def _read_manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_bytes())
+        return manifest
 
     @property
     def recipe_folder(self) -> Path:
@@ -84,6 +90,7 @@ class Run:
         """Makes this process the run's only writer; the operating system frees the lock when the process ends, however it ends."""
         with _lock(self.path), Logbook(self.logbook_path) as book:
             self._logbook = book
+            self.manifest = self._read_manifest()  # another process may have carried out a stage since
             try:
                 yield
             finally:
@@ -188,10 +195,6 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-SHAPING = ("seed", "corpus", "tokenizer", "model", "train")
-"""The parts of a recipe that shape the weights."""
-
-
 def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> Run:
     """Makes or updates the run directory for a recipe read from `source`.
 
@@ -202,14 +205,15 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
     path.mkdir(parents=True, exist_ok=True)
     with _lock(path):
         known = (path / "recipe.resolved.json").exists() and (path / "manifest.json").exists()
-        changed = differences(Run(path).recipe, recipe) if known else []
+        old = Run(path).recipe if known else recipe
+        changed, reshaped = differences(old, recipe), _changes(old.shaping(), recipe.shaping())
         trained = [folder for folder in ("checkpoints", "weights") if (path / folder).exists()]
         if trained and fresh:
             for folder in trained:
                 shutil.rmtree(path / folder)
-        elif trained and any(change.split(".")[0].split(":")[0] in SHAPING for change in changed):
+        elif trained and reshaped:
             raise InputError(
-                f"{path}: was trained with another recipe ({changed[0]}); choose another --out, or add --fresh to discard its training"
+                f"{path}: was trained with another recipe ({reshaped[0]}); choose another --out, or add --fresh to discard its training"
             )
         if not known:
             write_json(path / "manifest.json", {"recipe": {}, "stages": {}})
@@ -226,7 +230,10 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """What changed between two recipes, as "key: old -> new"."""
+    return _changes(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             for key, inner in value.items():
@@ -234,6 +241,6 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
         else:
             yield prefix, value
 
-    before, after = dict(flatten(old.model_dump(mode="json"))), dict(flatten(new.model_dump(mode="json")))
+    before, after = dict(flatten(old)), dict(flatten(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]

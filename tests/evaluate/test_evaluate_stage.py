@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from openbook.corpus import STAGE as CORPUS
-from openbook.documents import read_documents
+from openbook.documents import DocumentWriter, read_documents
 from openbook.errors import InputError, OpenbookError
 from openbook.evaluate import STAGE, build
 from openbook.evaluate.ngram import NGram
+from openbook.files import sha256_file
 from openbook.model.exchange import load_weights, save_weights
 from openbook.model.score import document_bits
 from openbook.model.tokenizer import load_tokenizer
@@ -123,8 +124,14 @@ def test_a_component_without_held_out_text_is_named_and_left_out(make_run: MakeR
 
 
 def test_no_held_out_text_at_all_is_one_clear_line(make_run: MakeRun) -> None:
-    run = make_run(holdout=1e-9)
-    with pytest.raises(InputError, match=r"no held-out text.*corpus\.holdout = 1e-09.*raise it, or add more text") as caught:
+    run = make_run()
+    entries = run.manifest["stages"]["corpus"]["artifacts"]
+    for name in ("stories", "notes"):  # a corpus that another tool made
+        with DocumentWriter(run.path / f"corpus/{name}/valid.parquet"):
+            pass
+        entries[f"corpus/{name}/valid.parquet"]["sha256"] = sha256_file(run.path / f"corpus/{name}/valid.parquet")
+    (run.path / "manifest.json").write_text(json.dumps(run.manifest))
+    with pytest.raises(InputError, match=r"no held-out text.*corpus\.holdout = 0.3.*raise it, or add more text") as caught:
         evaluate(run)
     assert "\n" not in str(caught.value)
     assert not (run.path / "scores").exists()

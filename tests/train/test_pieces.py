@@ -14,7 +14,7 @@ from openbook.recipe import ScheduleSection
 from openbook.train.optimizer import Optimizer, OptimizerSettings, orthogonalise
 from openbook.train.peak import matmul_flops_per_second
 from openbook.train.schedule import rate
-from openbook.train.tree import TreeSum, exact_norm
+from openbook.train.tree import Place, TreeSum, exact_norm
 
 
 def recursive(leaves: list[torch.Tensor]) -> torch.Tensor:
@@ -31,8 +31,8 @@ def test_the_counter_is_the_binary_tree_to_the_bit(count: int) -> None:
     leaves = [torch.randn(50) * 10.0 ** torch.randint(-6, 6, (1,)).item() for _ in range(count)]
     expected = recursive(leaves)
     tree = TreeSum()
-    for leaf in leaves:
-        tree.add({"x": leaf.clone()})
+    for index, leaf in enumerate(leaves):
+        tree.add(Place(0, index), {"x": leaf.clone()})
     assert torch.equal(tree.total()["x"], expected)
 
 
@@ -45,8 +45,8 @@ def test_the_tree_is_not_the_plain_sum() -> None:
 
 def test_a_number_of_leaves_that_is_no_power_of_two_is_refused() -> None:
     tree = TreeSum()
-    for _ in range(3):
-        tree.add({"x": torch.ones(1)})
+    for index in range(3):
+        tree.add(Place(0, index), {"x": torch.ones(1)})
     with pytest.raises(ValueError, match="power of two"):
         tree.total()
 

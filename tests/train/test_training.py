@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ import torch
 
 from openbook.errors import InputError, OpenbookError
 from openbook.files import sha256_file
-from openbook.logbook import check, read
+from openbook.integrity import damage
+from openbook.logbook import attempts, check, read
 from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 from openbook.train import checkpoint
-from openbook.train.checkpoint import State, damage, newest_first, read_state, save
+from openbook.train.checkpoint import State, newest_first, read_state, save
 from openbook.train.step import Trainer
 
 
@@ -237,6 +239,20 @@ def test_the_training_of_another_recipe_is_not_continued(undisturbed: Run, tmp_p
     assert weights_hash(run) == weights_hash(undisturbed)
     fresh = open_run(run.path, other, source, fresh=True)
     assert not (fresh.path / "weights").exists()
+
+
+def test_how_a_training_is_watched_may_change_after_it(undisturbed: Run, tmp_path: Path) -> None:
+    run = copy_of(undisturbed, tmp_path / "run")
+    source = undisturbed.recipe_folder / "tiny.toml"
+    watched, _ = load_recipe(source, ["train.checkpoint_every=5", "train.permanent_every=6", "train.threads=2"])
+    assert [done.skipped for done in update(open_run(run.path, watched, source), ["train"])] == [True]
+
+
+def test_a_killed_attempt_still_has_a_cost(undisturbed: Run) -> None:
+    """The last checkpoint's reading of the meter is what is left of an attempt that was killed."""
+    attempt = [attempt for attempt in attempts(read(undisturbed.logbook_path)) if attempt.stage == "train"][-1]
+    killed = replace(attempt, end=None)
+    assert 0 < killed.cost["cpu_seconds"] <= attempt.cost["cpu_seconds"]
 
 
 def test_a_run_that_diverges_stops_before_it_spoils_anything(tokenized: Run, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Meter:
 
     def __init__(self, powercap: Path = POWERCAP) -> None:
         self._powercap = powercap
+        self.elsewhere = 0.0
+        """CPU seconds of other processes at the same work, as far as they have told."""
 
     def __enter__(self) -> Meter:
         self._wall = time.monotonic()
@@ -82,7 +84,7 @@ class Meter:
         unit = 1 if sys.platform == "darwin" else 1024
         result: dict[str, Any] = {
             "seconds": round(time.monotonic() - self._wall, 3),
-            "cpu_seconds": round(_cpu_seconds() - self._cpu, 3),
+            "cpu_seconds": round(_cpu_seconds() - self._cpu + self.elsewhere, 3),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         }
         joules = {}

@@ -1,5 +1,7 @@
 """Rows in, weights out."""
 
-from openbook.train.build import STAGE
+from openbook.train.build import STAGE, stage_with
+from openbook.train.follow import dismiss, follow, join_for
+from openbook.train.workers import require_enough_work
 
-__all__ = ["STAGE"]
+__all__ = ["STAGE", "dismiss", "follow", "join_for", "require_enough_work", "stage_with"]

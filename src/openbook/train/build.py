@@ -7,34 +7,37 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from openbook.documents import read_documents
 from openbook.errors import InputError, Stopped
-from openbook.files import remove
+from openbook.files import remove, sha256_json
+from openbook.integrity import damage
 from openbook.logbook import read
 from openbook.model.exchange import save_weights
 from openbook.model.score import document_bits
 from openbook.model.tokenizer import load_tokenizer
 from openbook.progress import say, track
+from openbook.recipe import TrainSection
 from openbook.run import Outcome, Run, Stage
 from openbook.tokens import Rows
-from openbook.train.checkpoint import State, damage, load, newest_first, read_state, save
+from openbook.train.checkpoint import State, load, newest_first, read_state, save
+from openbook.train.contract import Contract, changes, contract
+from openbook.train.fingerprint import fingerprint
 from openbook.train.history import History, history
 from openbook.train.peak import matmul_flops_per_second
 from openbook.train.step import PRECISIONS, Trainer
+from openbook.train.workers import Solo, Workers, require_agreement, require_enough_work
 
 
 def parameters(run: Run) -> Any:
     """What shapes the weights, and nothing that does not: how often to look or to save may change in mid-run."""
-    recipe = run.recipe
-    train = recipe.train.model_dump(
-        mode="json", exclude={"threads", "validate_every", "validate_bytes", "checkpoint_every", "keep_checkpoints"}
-    )
-    weights = {name: [part.weight, part.max_epochs] for name, part in recipe.corpus.components.items()}
-    return {"seed": recipe.seed, "model": recipe.model.model_dump(mode="json"), "train": train, "mixture": weights}
+    shaping = run.recipe.shaping()
+    mixture = {name: [part.weight, part.max_epochs] for name, part in run.recipe.corpus.components.items()}
+    return {"seed": shaping["seed"], "model": shaping["model"], "train": shaping["train"], "mixture": mixture}
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -44,11 +47,11 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[str]]:
-    """A list that receives the name of a signal that asks to stop; the loop looks at it between steps, where the state is whole."""
-    asked: list[str] = []
+def stop_requests() -> Iterator[list[int]]:
+    """A list that receives the signals that ask to stop; the loop looks at it between steps, where the state is whole."""
+    asked: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda received, _: asked.append(signal.Signals(received).name)) for number in signals}
+    before = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in signals}
     try:
         yield asked
     finally:
@@ -56,22 +59,47 @@ def stop_requests() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
+def combined_peak(workers: Workers, device: torch.device, precision: str) -> float:
+    """What all workers can do together, measured while all of them measure: floating-point operations a second."""
+    workers.gather(0)  # none begins while another is still loading
+    return sum(workers.gather(matmul_flops_per_second(device, PRECISIONS[precision])))
+
+
+def require_one_contract(workers: Workers, own: Contract) -> None:
+    """Raises Disagreement if workers round differently: then the bits would depend on who computes what."""
+    require_agreement(workers, sha256_json(own), "the numerics contract")
+
+
+def require_one_state(workers: Workers, step: int, mark: str) -> None:
+    """Raises Disagreement if the fingerprints of what workers hold differ: then something failed without a word."""
+    require_agreement(workers, mark, f"the weights after step {step}")
+
+
+def is_due(section: TrainSection, step: int, *periods: int | None) -> bool:
+    """Whether one of the periods ends with a step; the last step ends all of them."""
+    return step == section.steps or any(period and step % period == 0 for period in periods)
+
+
 class Session:
     """One attempt at a run's training: from the newest whole checkpoint, or from the beginning, to the end."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.section = run, run.recipe.train
+    def __init__(self, run: Run, workers: Workers) -> None:
+        self.run, self.section, self.workers = run, run.recipe.train, workers
+        require_enough_work(workers.world, self.section.microbatches)
         if self.section.threads:
             torch.set_num_threads(self.section.threads)
         self.rows = Rows.open(run)
         self.rows.order.require(self.section.steps * self.section.microbatches * self.section.microbatch_rows)
         self.device = choose_device(self.section.device)
-        self.trainer = Trainer(run.recipe, self.device)
+        self.trainer = Trainer(run.recipe, self.device, workers)
         self.key = run.key(STAGE)
         self.past: History = history(read(run.logbook_path), self.key)
         self.root = run.path / "checkpoints"
+        self.contract = contract(self.device, self.section.precision)
         self.state = self._resume()
-        self.peak = matmul_flops_per_second(self.device, PRECISIONS[self.section.precision])
+        workers.gather(self.state.step)
+        require_one_contract(workers, self.contract)
+        self.peak = combined_peak(workers, self.device, self.section.precision)
         self.validation = Validation(run)
 
     @property
@@ -81,7 +109,7 @@ class Session:
     def _resume(self) -> State:
         """Loads the newest checkpoint of this training that is undamaged."""
         book = self.run.logbook
-        state = State(self.key, 0, 0, 0.0)
+        state = State(self.key, 0, 0, 0.0, self.contract)
         for folder in newest_first(self.root):
             problem = damage(folder)
             if problem:
@@ -93,20 +121,34 @@ class Session:
                 say(f"  {folder}: belongs to another recipe or corpus; removed")
                 remove(folder)
                 continue
-            state = read_state(folder)
+            state = self._under_contract(read_state(folder))
             load(folder, self.trainer.tensors())
             break
         lost_steps, lost_seconds = self.past.lost_after(state.step)
-        if self.past.killed:
-            book.append("interruption", cause="killed without a word", lost_steps=lost_steps, lost_seconds=round(lost_seconds, 3))
+        if self.past.killed or (lost_steps and not self.past.earlier[-1].finished):
+            cause = "killed without a word" if self.past.killed else self.past.earlier[-1].fate
+            book.append("interruption", cause=cause, lost_steps=lost_steps, lost_seconds=round(lost_seconds, 3))
         if self.past.earlier:
             book.append("resume", step=state.step, checkpoint=f"checkpoints/step-{state.step:08d}" if state.step else None)
             say(f"  continuing after step {state.step} of {self.section.steps}")
         return state
 
+    def _under_contract(self, state: State) -> State:
+        """The state of a checkpoint, to be continued here. Raises InputError if that needs a change which nobody has accepted."""
+        changed = changes(state.contract, self.contract) if state.contract else []
+        if changed and self.run.accepted_change is None:
+            raise InputError(
+                f"{self.run.path}: step {state.step} was computed under another numerics contract ({'; '.join(changed)}), so that going on"
+                ' changes the bits; go back, or repeat the command with --accept-change "why"'
+            )
+        if changed:
+            self.run.logbook.append("contract.amended", step=state.step, changed=changed, why=self.run.accepted_change)
+        return replace(state, contract=self.contract)
+
     def carry_out(self) -> None:
         """Steps until the recipe's last. Raises Stopped, with everything saved, when asked to stop."""
         config = self.trainer.model.config
+        self.run.logbook.append("membership", world=self.workers.world, attempt=self.workers.attempt)
         self.run.logbook.append(
             "train.begin",
             parameters=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
@@ -115,27 +157,40 @@ class Session:
             steps=self.section.steps,
             tokens_per_step=self.tokens_per_step,
             device=str(self.device),
+            contract=self.contract,
         )
         with stop_requests() as asked, track("train", self.section.steps) as bar:
             while self.state.step < self.section.steps:
                 loss, speed = self._step()
                 done = self.state.step
+                stop = int(max(self.workers.gather(max(asked, default=0))))
                 if done % self.section.validate_every == 0 or done == self.section.steps:
                     self._validate()
-                if asked or done % self.section.checkpoint_every == 0 or done == self.section.steps:
+                if stop or is_due(self.section, done, self.section.checkpoint_every, self.section.permanent_every):
                     self._save()
-                if asked and done < self.section.steps:
-                    message = f"{self.run.path}: stopped by {asked[0]} after step {done}; the same command continues"
-                    raise Stopped(message, cause=asked[0])
+                elif is_due(self.section, done, self.section.fingerprint_every):
+                    self.run.logbook.append("fingerprint", step=done, fingerprint=fingerprint(self.trainer.tensors()))
+                if stop and done < self.section.steps:
+                    self._part()
+                    cause = signal.Signals(stop).name
+                    raise Stopped(f"{self.run.path}: stopped by {cause} after step {done}; the same command continues", cause=cause)
                 share = speed * config.flops_per_token() / self.peak
                 bar.update(done, f"step {done}  loss {loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
+        self._part()
+
+    def _part(self) -> None:
+        """Lets the other workers go, now that everything is saved, and adds what they cost to this attempt's cost."""
+        elsewhere = sum(self.workers.gather(0))
+        if self.run.meter:
+            self.run.meter.elsewhere += elsewhere
 
     def _step(self) -> tuple[float, float]:
         begin = time.perf_counter()
         result = self.trainer.step(self.state.step, self.rows)
         seconds = time.perf_counter() - begin
         state = self.state
-        self.state = State(self.key, state.step + 1, state.tokens + self.tokens_per_step, round(state.seconds + seconds, 4))
+        tokens = state.tokens + self.tokens_per_step
+        self.state = replace(state, step=state.step + 1, tokens=tokens, seconds=round(state.seconds + seconds, 4))
         speed = self.tokens_per_step / seconds
         book = self.run.logbook
         if self.past.contradicts(self.state.step, result.loss, result.norm):
@@ -153,11 +208,20 @@ class Session:
 
     def _save(self) -> None:
         begin = time.perf_counter()
-        folder = save(self.root, self.state, self.trainer.tensors(), self.section.keep_checkpoints)
+        tensors = self.trainer.tensors()
+        mark = fingerprint(tensors)
+        require_one_state(self.workers, self.state.step, mark)
+        folder = save(self.root, self.state, tensors, self.section.keep_checkpoints, self.section.permanent_every)
         size = sum(file.stat().st_size for file in folder.iterdir())
         seconds = round(time.perf_counter() - begin, 4)
         self.run.logbook.append(
-            "checkpoint", step=self.state.step, path=str(folder.relative_to(self.run.path)), bytes=size, seconds=seconds
+            "checkpoint",
+            step=self.state.step,
+            path=str(folder.relative_to(self.run.path)),
+            bytes=size,
+            seconds=seconds,
+            fingerprint=mark,
+            cost=self.run.meter.cost() if self.run.meter else {},  # the last that is known of it if the process is killed
         )
         self.run.logbook.sync()
 
@@ -190,8 +254,8 @@ class Validation:
         return {name: round(bits[name] / size, 4) for name, (_, size) in self.documents.items()}, round(mean, 4)
 
 
-def build(run: Run) -> Outcome:
-    session = Session(run)
+def build(run: Run, workers: Workers | None = None) -> Outcome:
+    session = Session(run, workers or Solo())
     session.carry_out()
     save_weights(session.trainer.model, run.path / "weights", session.validation.tokenizer.end_of_document)
     return Outcome(["weights/config.json", "weights/model.safetensors"], _summary(session))
@@ -216,9 +280,15 @@ def _summary(session: Session) -> dict[str, Any]:
         "bits_per_byte": validation["bits_per_byte"],
         "interruptions": session.past.interruptions,
         "device": str(session.device),
+        "workers": session.workers.world,
         "precision": session.section.precision,
         "threads": torch.get_num_threads(),
     }
 
 
 STAGE = Stage("train", 1, ("tokenize",), parameters, build)
+
+
+def stage_with(workers: Workers) -> Stage:
+    """The train stage, carried out as one of these workers; for rank 0, which is the one that writes."""
+    return replace(STAGE, carry_out=lambda run: build(run, workers))

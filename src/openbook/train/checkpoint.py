@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,26 +21,36 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from openbook.errors import OpenbookError
 from openbook.files import ASIDE, remove, sha256_file, write_json, written_aside
+from openbook.train.contract import Contract
 
 _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a run's future depends on besides its tensors. `key` names the recipe, data and code it belongs to."""
+    """All that a run's future depends on besides its tensors. `key` names the recipe, data and code it belongs to, `contract` the
+    numerics under which it was computed; an empty one says nothing."""
 
     key: str
     step: int
     tokens: int
     seconds: float
+    contract: Contract = field(default_factory=dict)
 
 
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(root: Path, state: State, tensors: dict[str, Tensor], keep: int) -> Path:
-    """Writes a checkpoint and removes the oldest ones beyond `keep`. `tensors` are stored under their names."""
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def save(root: Path, state: State, tensors: dict[str, Tensor], keep: int, permanent_every: int | None = None) -> Path:
+    """Writes a checkpoint and removes the oldest ones beyond `keep`, except at multiples of `permanent_every`.
+
+    `tensors` are stored under their names.
+    """
     final = root / folder_name(state.step)
     with written_aside(final) as aside:
         _write_tensors(aside, tensors)
@@ -48,7 +58,8 @@ def save(root: Path, state: State, tensors: dict[str, Tensor], keep: int) -> Pat
         hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
         write_json(aside / "hashes.json", hashes)
     for old in newest_first(root)[keep:]:
-        remove(old)
+        if permanent_every is None or step_of(old) % permanent_every:
+            remove(old)
     return final
 
 
@@ -65,27 +76,16 @@ def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
         raise error or OpenbookError(f"{folder}: cannot be written: {wrapped}") from None
 
 
+def whole(root: Path) -> list[Path]:
+    """Folders of whole checkpoints, the newest first."""
+    return sorted((path for path in root.glob("*") if _NAME.fullmatch(path.name)), reverse=True)
+
+
 def newest_first(root: Path) -> list[Path]:
     """Folders of whole checkpoints; leftovers of a save that was cut short are removed."""
-    if not root.is_dir():
-        return []
     for leftover in root.glob(f"*{ASIDE}"):
         remove(leftover)
-    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, naming the file; None if every byte is as it was written."""
-    try:
-        hashes = json.loads((folder / "hashes.json").read_bytes())
-    except (OSError, ValueError):
-        return "hashes.json is missing or unreadable"
-    for name, expected in hashes.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if sha256_file(folder / name) != expected:
-            return f"{name} has other bytes than were written"
-    return None
+    return whole(root)
 
 
 def read_state(folder: Path) -> State:
@@ -93,7 +93,14 @@ def read_state(folder: Path) -> State:
 
 
 def load(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fills the tensors in place from a checkpoint that `damage` found nothing wrong with."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        dcp_load(dict(tensors), storage_reader=FileSystemReader(folder), no_dist=True)
+    """Fills the tensors in place from a checkpoint that `damage` found nothing wrong with.
+
+    Raises OpenbookError if the checkpoint holds other names or shapes.
+    """
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            dcp_load(dict(tensors), storage_reader=FileSystemReader(folder), no_dist=True)
+    except CheckpointException as wrapped:
+        reason = str(next(iter(wrapped.failures.values()))[0]).splitlines()[0]
+        raise OpenbookError(f"{folder}: cannot be loaded into this recipe's model: {reason}") from None

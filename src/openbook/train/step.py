@@ -17,7 +17,8 @@ from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import ModelSection, Recipe
 from openbook.train.optimizer import Optimizer, OptimizerSettings
 from openbook.train.schedule import rate
-from openbook.train.tree import Gradients, TreeSum, exact_norm
+from openbook.train.tree import Gradients, Place, TreeSum, exact_norm
+from openbook.train.workers import Solo, Workers
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -53,11 +54,16 @@ def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
     )
 
 
+class NotFinite(OpenbookError):
+    """The loss or the gradient is infinite or no number; every worker comes to the same conclusion in the same step."""
+
+
 class Trainer:
     """Model and optimizer of a recipe, and the step that moves them. Knows nothing of files, time or the logbook."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, workers: Workers | None = None) -> None:
         self.recipe, self.device = recipe, device
+        self.workers = workers or Solo()
         self.model = Transformer(config_of(recipe.model, recipe.tokenizer.vocab_size))
         initialise(self.model, recipe.seed, recipe.model.embedding_std)
         self.model.to(device)
@@ -72,16 +78,20 @@ class Trainer:
         return parameters | {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
 
     def step(self, step: int, rows: RowSource) -> StepResult:
-        """Update number `step` (from 0). Raises OpenbookError, before anything has changed, if the gradient is not finite."""
+        """Update number `step` (from 0): this worker's share of the microbatches, and the same update as every other worker's.
+
+        Raises NotFinite, before anything has changed; LostWorker if another one is gone.
+        """
         section = self.recipe.train
         tree = TreeSum()
-        for microbatch in range(section.microbatches):
-            tree.add(self._microbatch(torch.from_numpy(rows(step, microbatch)), 1.0 / section.microbatches))
-        gradients = tree.total()
+        for microbatch in self.workers.share(section.microbatches):
+            leaf = self._microbatch(torch.from_numpy(rows(step, microbatch)), 1.0 / section.microbatches)
+            tree.add(Place(0, microbatch), leaf)
+        gradients = self.workers.combine(tree, section.microbatches)
         loss = float(gradients.pop("loss"))
         norm = exact_norm(gradients.values())
         if not math.isfinite(norm) or not math.isfinite(loss):
-            raise OpenbookError(f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite; lower train.optimizer's rates")
+            raise NotFinite(f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite; lower train.optimizer's rates")
         if norm > self.clip:
             torch._foreach_mul_(list(gradients.values()), self.clip / norm)
         multiplier = rate(step, section.steps, section.schedule)

@@ -1,14 +1,16 @@
 """Sums over microbatches that do not depend on who computed them.
 
 Floating-point addition is not associative, so the order of a sum is part of its result. Here the order is one binary tree over the
-microbatch index, whatever computes the leaves: that is what will let any number of workers give the same bits. A clip norm is summed
-in integers, which are associative.
+microbatch index, whatever computes the leaves: that is what lets any number of workers give the same bits. A worker folds its own
+range of leaves into the tree's nodes that lie whole inside the range; the nodes of all workers, folded again, give the root. A clip
+norm is summed in integers, which are associative.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,28 +20,56 @@ FRACTION_BITS = 40
 """Bits below the largest row's sum of squares that enter the norm: 2^22 rows fit in 63 bits."""
 
 
-class TreeSum:
-    """A binary counter of partial sums: leaves come in index order, and two neighbours of equal size merge at once.
+class Place(NamedTuple):
+    """A node of the tree: `level` 0 are the leaves, and `position` counts from the left within a level."""
 
-    Holds at most log2(leaves) + 1 partial sums. Leaves are consumed: their tensors are overwritten.
+    level: int
+    position: int
+
+    @property
+    def parent(self) -> Place:
+        return Place(self.level + 1, self.position // 2)
+
+
+def share(microbatches: int, rank: int, world: int) -> range:
+    """The microbatches that one of `world` workers computes: contiguous, and the same number for all or one more."""
+    return range(rank * microbatches // world, (rank + 1) * microbatches // world)
+
+
+def nodes(leaves: range) -> list[Place]:
+    """The places to which a TreeSum folds a range of leaves: the fewest nodes that cover it, from left to right."""
+    found: list[Place] = []
+    start = leaves.start
+    while start < leaves.stop:
+        level = (start & -start).bit_length() - 1 if start else leaves.stop.bit_length()
+        while start + (1 << level) > leaves.stop:
+            level -= 1
+        found.append(Place(level, start >> level))
+        start += 1 << level
+    return found
+
+
+class TreeSum:
+    """A binary counter of partial sums: nodes come from left to right, and two children of one parent merge at once.
+
+    Holds at most log2(leaves) + 1 partial sums where the leaves begin at 0. What is added is consumed: its tensors are overwritten.
     """
 
     def __init__(self) -> None:
-        self._partial: list[tuple[int, Gradients]] = []
+        self.partial: list[tuple[Place, Gradients]] = []
 
-    def add(self, leaf: Gradients) -> None:
-        size = 1
-        while self._partial and self._partial[-1][0] == size:
-            _, left = self._partial.pop()
-            torch._foreach_add_(list(left.values()), [leaf[name] for name in left])
-            leaf, size = left, size * 2
-        self._partial.append((size, leaf))
+    def add(self, place: Place, value: Gradients) -> None:
+        while self.partial and self.partial[-1][0].level == place.level and self.partial[-1][0].parent == place.parent:
+            _, left = self.partial.pop()
+            torch._foreach_add_(list(left.values()), [value[name] for name in left])
+            place, value = place.parent, left
+        self.partial.append((place, value))
 
     def total(self) -> Gradients:
-        """The root. Raises ValueError if the number of leaves was no power of two."""
-        if len(self._partial) != 1:
+        """The root. Raises ValueError if the leaves were not 0 to a power of two."""
+        if len(self.partial) != 1 or self.partial[0][0].position:
             raise ValueError("the number of microbatches should be a power of two")
-        return self._partial[0][1]
+        return self.partial[0][1]
 
 
 def exact_norm(gradients: Iterable[Tensor]) -> float:

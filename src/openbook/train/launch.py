@@ -1,0 +1,161 @@
+"""Workers on this machine: N processes of the same command, started together, ended together, started again when one dies.
+
+The process that starts them computes nothing. Each worker's standard input is a pipe that only this process can write to: when it ends,
+however it ends, the pipe closes and the workers end too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from openbook.errors import AlreadyTold, OpenbookError, Stopped
+from openbook.progress import say
+from openbook.train.workers import LOOPBACK, LostWorker
+
+SUPERVISED = "OPENBOOK_SUPERVISED"
+"""Set in the environment of workers that this module started."""
+RESTARTS = 3
+"""How often in a row all workers are started again without a new checkpoint in between."""
+GRACE_SECONDS = 10.0
+"""What is left to the others to notice that one has ended, and to say so in the logbook."""
+TOLD = (0, 1, 2, Stopped.status)
+"""Exit statuses of a worker that came to an end by itself and has said why."""
+
+
+def supervise(run: Path, world: int, arguments: Sequence[str] = ()) -> None:
+    """Carries out a run's train stage in `world` processes, through the death of any of them. `arguments` are handed on to them.
+
+    Raises AlreadyTold with rank 0's exit status where rank 0 has said what is wrong; Stopped; OpenbookError when workers keep dying.
+    """
+    command = [sys.executable, "-m", "openbook.cli", "train", str(run), *arguments]
+    futile = 0
+    with _stop_requests() as (asked, crew):
+        for attempt in range(sys.maxsize):
+            before = _newest_checkpoint(run)
+            crew[:] = _start(command, world, attempt)
+            say(f"  {world} workers: processes {' '.join(str(process.pid) for process in crew)}")
+            statuses = _wait(crew)
+            told = _told(statuses)
+            if told == 0:
+                return
+            if told is not None:
+                raise AlreadyTold(told)
+            if asked:
+                raise Stopped(f"{run}: stopped by {asked[0].name}; the same command continues", cause=asked[0].name)
+            futile = 0 if _newest_checkpoint(run) != before else futile + 1
+            why = _how_it_ended(statuses)
+            if futile > RESTARTS:
+                raise OpenbookError(f"{run}: {why}, {futile} times in a row without a new checkpoint; the logbook has every attempt")
+            say(f"  {why}; starting all workers again from the newest checkpoint")
+
+
+def _told(statuses: Sequence[int | None]) -> int | None:
+    """The status that ends the matter: rank 0's if it ended by itself, else that of a worker that failed and said why."""
+    if statuses[0] in TOLD:
+        return statuses[0]
+    return next((status for status in statuses if status in (1, 2)), None)
+
+
+def _how_it_ended(statuses: Sequence[int | None]) -> str:
+    for rank, status in enumerate(statuses):
+        if status is not None and status < 0:
+            return f"worker {rank} was killed by {signal.Signals(-status).name}"
+    for rank, status in enumerate(statuses):
+        if status not in (None, 0, LostWorker.status, Stopped.status):
+            return f"worker {rank} ended with status {status}"
+    return "the workers lost each other"
+
+
+def _start(command: Sequence[str], world: int, attempt: int) -> list[subprocess.Popen[bytes]]:
+    """Starts all workers, with torchrun's environment, in process groups of their own: Ctrl-C is this process's to hand on."""
+    common = {**os.environ, **_meeting_point(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), SUPERVISED: "1"}
+    common["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // world)))
+    return [
+        subprocess.Popen(
+            command,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            process_group=0,
+        )
+        for rank in range(world)
+    ]
+
+
+def _meeting_point() -> Mapping[str, str]:
+    """A free port on the loopback device, a new one for each attempt. Nothing here has a password, so nothing listens elsewhere."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    interface = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
+    return {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), **interface}
+
+
+def _wait(crew: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Exit statuses by rank, negative for a signal; None for a worker that had to be ended because another one had ended."""
+    deadline: float | None = None
+    while any(process.poll() is None for process in crew):
+        failed = any(process.returncode not in (None, 0, Stopped.status) for process in crew)
+        if deadline is None and (failed or crew[0].returncode is not None):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    statuses = [process.poll() for process in crew]
+    _end(crew)
+    return statuses
+
+
+def _end(crew: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in crew:
+        process.kill()
+    for process in crew:
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+@contextmanager
+def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[subprocess.Popen[bytes]]]]:
+    """Hands SIGINT and SIGTERM on to rank 0 of the crew, which tells the others; whatever happens, no worker is left behind."""
+    asked: list[signal.Signals] = []
+    crew: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, _: object) -> None:
+        asked.append(signal.Signals(number))
+        if crew and crew[0].poll() is None:
+            crew[0].send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked, crew
+    finally:
+        _end(crew)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _newest_checkpoint(run: Path) -> str:
+    return max((path.name for path in (run / "checkpoints").glob("step-????????")), default="")
+
+
+def end_with_supervisor() -> None:
+    """Ends this process at once when the one that started it has gone: its end of our standard input closes."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
