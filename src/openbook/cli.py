@@ -37,9 +37,9 @@ Again = Annotated[bool, typer.Option("--again", help="Do it again even if nothin
 
 def main() -> None:
     """Entry point: turns every foreseen failure into one line and an exit status."""
-    # Threads that spin while they wait are a sixth faster on an idle machine, and several times slower on a busy one.
+    # Threads that spin for long while they wait are faster on an idle machine and far slower on a busy one (docs/experiments.md).
     # Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         status = app(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
