@@ -176,6 +176,8 @@ class Session:
                     raise Stopped(f"{self.run.path}: stopped by {cause} after step {done}; the same command continues", cause=cause)
                 share = speed * config.flops_per_token() / self.peak
                 bar.update(done, f"step {done}  loss {loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
+        # A neighbour on the machine may have spoilt the first measurement: what was reached at least once is the peak.
+        self.peak = max(self.peak, combined_peak(self.workers, self.device, self.section.precision))
         self._part()
 
     def _part(self) -> None:

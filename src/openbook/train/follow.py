@@ -49,4 +49,6 @@ def follow(run: Run, workers: Workers) -> None:
                 require_one_state(workers, step + 1, fingerprint(trainer.tensors()))
             if stop:
                 break
+        else:
+            combined_peak(workers, trainer.device, section.precision)
         workers.gather(time.process_time())  # rank 0 comes here when all is saved
