@@ -138,6 +138,39 @@ class ScheduleSection(Section):
         return self
 
 
+class AnomaliesSection(Section):
+    """What counts as an anomaly of a training, and what follows from it. These values shape the weights."""
+
+    enabled: bool = True
+    """Without it, a loss or gradient that is not finite ends the training, and nothing else is looked at."""
+    window: Annotated[int, Field(ge=16)] = 128
+    """How many committed steps a new one is compared with."""
+    min_history: Annotated[int, Field(ge=8)] = 32
+    """Below this many of them, only what is not finite is an anomaly."""
+    threshold: Annotated[float, Field(gt=0)] = 6.0
+    """A loss this many robust deviations above the window's median is high."""
+    spike: Annotated[float, Field(gt=0)] = 20.0
+    """A loss or gradient norm this many above it is not committed at all."""
+    patience: Annotated[int, Field(ge=2)] = 3
+    """This many high losses, or skipped steps, in a row lead back to an anchor."""
+    anchor_every: Positive = 100
+    """A training goes back to a multiple of this step."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often it goes back in one trouble before the learning rate is lowered as well."""
+    max_lowerings: Annotated[int, Field(ge=0)] = 3
+    """How often the learning rate is lowered in one trouble before the training stops and asks."""
+    rate_cut: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """What a lowering leaves of the learning rate."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AnomaliesSection:
+        if self.min_history > self.window:
+            raise PydanticCustomError("anomalies", "min_history should be at most window")
+        if self.spike < self.threshold:
+            raise PydanticCustomError("anomalies", "spike should be at least threshold")
+        return self
+
+
 class TrainSection(Section):
     steps: Positive
     microbatch_rows: Positive
@@ -158,6 +191,7 @@ class TrainSection(Section):
     """Checkpoints at multiples of this step are never removed: replays can start from them."""
     fingerprint_every: Positive | None = None
     """Steps between fingerprints of the weights in the logbook; every checkpoint has one in any case."""
+    anomalies: AnomaliesSection = AnomaliesSection()
 
     @model_validator(mode="after")
     def _power_of_two(self) -> TrainSection:
