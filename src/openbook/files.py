@@ -42,6 +42,14 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, which then survive a power cut: what is written inside is of no use without their names."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Gives a name to write to; renames it to `path` if the block succeeds, removes it if the block fails.
@@ -50,10 +58,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     aside = path.with_name(path.name + ASIDE)
     remove(aside)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         yield aside
-        for part in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
+        for part in (*sorted(aside.rglob("*")), aside):
             if part.is_file():
                 sync_file(part)
             else:
