@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from crash_save import Disk, failures, lay_out, power_cuts, record, rot, scratch
+from crash_save import failures, power_cuts, record, rot, scratch
 from openbook import files
 from openbook.files import written_aside
+from power_cut import Disk, lay_out
 
 
 def test_after_a_power_cut_the_newest_save_that_returned_is_there() -> None:
