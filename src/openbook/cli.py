@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openbook.errors import AlreadyTold, InputError, OpenbookError
+from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
     help="Train and use a GPT-class language model in the open, from raw text to a served model.",
@@ -186,19 +186,20 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
     """Takes part as one of several processes. Rank 0 speaks for all, and leaves the result to the process that started it, if any."""
     from openbook.pipeline import update_as_worker
     from openbook.train.launch import SUPERVISED, end_with_supervisor
-    from openbook.train.step import NotFinite
+    from openbook.train.audit import Corruption
+    from openbook.train.session import NotFinite
     from openbook.train.workers import Disagreement, LostWorker
 
     supervised = SUPERVISED in os.environ
     if supervised:
-        end_with_supervisor()
+        end_with_supervisor(opened.path)
     stages = update_as_worker(opened, own, again)
     try:
         if own.rank == 0 and not supervised:
             _tell(opened, stages, as_json)
         else:
             list(stages)
-    except (LostWorker, NotFinite, Disagreement) as error:
+    except (LostWorker, NotFinite, Disagreement, Corruption, Stopped) as error:  # all workers come to the same conclusion
         if own.rank == 0 and not (supervised and isinstance(error, LostWorker)):
             raise
         raise typer.Exit(error.status) from None

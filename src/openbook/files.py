@@ -50,13 +50,18 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def aside_name(path: Path) -> Path:
+    """Where what will stand at `path` is written."""
+    return path.with_name(path.name + ASIDE)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Gives a name to write to; renames it to `path` if the block succeeds, removes it if the block fails.
 
     Works for a file or a folder; a folder that stood at `path` is replaced.
     """
-    aside = path.with_name(path.name + ASIDE)
+    aside = aside_name(path)
     remove(aside)
     make_folder(path.parent)
     try:

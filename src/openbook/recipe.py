@@ -184,13 +184,22 @@ class TrainSection(Section):
     validate_every: Positive = 100
     validate_bytes: Positive = 60_000
     """Held-out bytes per component looked at during training."""
-    checkpoint_every: Positive = 50
+    checkpoint_every: Positive | None = None
+    """Steps between checkpoints. Without it, they are as frequent as pays: see `hours_between_failures`."""
+    hours_between_failures: Annotated[float, Field(gt=0)] = 6.0
+    """What to expect before anything has failed; from it, from what has failed and from what a save costs follows how often to save."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """The newest ones to keep: at least two, so that a damaged one has a predecessor."""
     permanent_every: Positive | None = None
     """Checkpoints at multiples of this step are never removed: replays can start from them."""
     fingerprint_every: Positive | None = None
     """Steps between fingerprints of the weights in the logbook; every checkpoint has one in any case."""
+    shards: Positive = 1
+    """Workers that hold one model together (FSDP2), a power of two; the other workers are replicas of these."""
+    audit_every: Positive | None = None
+    """Steps between audits, in which each worker also computes one microbatch of a neighbour and the bits are compared."""
+    hang_seconds: Positive = 600
+    """Without a word for so long, workers are held to hang: they are ended, and started again."""
     anomalies: AnomaliesSection = AnomaliesSection()
 
     @model_validator(mode="after")
@@ -200,7 +209,19 @@ class TrainSection(Section):
         return self
 
 
-WATCHING = {"threads", "validate_every", "validate_bytes", "checkpoint_every", "keep_checkpoints", "permanent_every", "fingerprint_every"}
+WATCHING = {
+    "threads",
+    "validate_every",
+    "validate_bytes",
+    "checkpoint_every",
+    "hours_between_failures",
+    "keep_checkpoints",
+    "permanent_every",
+    "fingerprint_every",
+    "shards",
+    "audit_every",
+    "hang_seconds",
+}
 """Keys of `train` that change no bit of the weights, and may therefore change in mid-run."""
 
 

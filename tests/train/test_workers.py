@@ -101,8 +101,8 @@ def test_the_command_minds_the_environment(
 class Three(Solo):
     """Worker 0 of three, the last of which holds something else."""
 
-    def gather(self, number: float) -> list[float]:
-        return [number, number, number + 1]
+    def gather(self, *numbers: float) -> list[tuple[float, ...]]:
+        return [numbers, numbers, tuple(number + 1 for number in numbers)]
 
 
 def test_workers_that_hold_different_things_are_named() -> None:
@@ -226,7 +226,7 @@ def test_three_workers_then_two_then_one_give_the_bits_of_one_process(straight: 
         training.wait_for_step(30 * (4 - workers))
         asked = training.process.pid if rank is None else training.workers()[rank]
         os.kill(asked, signal_number)
-        assert training.end() == 130, training.said
+        assert training.end() == (75 if signal_number == signal.SIGTERM else 130), training.said
         assert f"stopped by {signal_number.name} after step" in training.said
         assert training.said.count("openbook: ") == 1
         assert all(map(gone, training.workers()))
@@ -257,7 +257,7 @@ def test_a_killed_worker_costs_a_restart_and_no_bit(straight: Run, tokenized: Ru
     assert weights_hash(run) == weights_hash(straight)
     assert [(event["world"], event["attempt"]) for event in events(run, "membership")] == [(2, 0), (2, 1), (2, 2)]
     causes = [str(event["cause"]) for event in events(run, "interruption")]
-    assert causes[-1] == "killed without a word"
+    assert causes[-1] == "killed"
     assert not events(run, "replay.mismatch")
     assert check(run.logbook_path) is None
     assert training.process.stdout

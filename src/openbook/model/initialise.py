@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from openbook.model.transformer import Transformer
 
@@ -35,14 +37,22 @@ def deviation(name: str, shape: torch.Size, embedding_std: float) -> float:
     return 1.0 / math.sqrt(shape[1])
 
 
-def initialise(model: Transformer, seed: int, embedding_std: float = 1.0) -> None:
-    """Fills the parameters in place: ones for norms, zeros for residual writers (so that every layer starts as the identity, as in
+def initial_values(name: str, shape: torch.Size, seed: int, embedding_std: float) -> torch.Tensor:
+    """A parameter's initial values: ones for norms, zeros for residual writers (so that every layer starts as the identity, as in
     Zhang et al. 2019 "Fixup" and modded-nanogpt), normal values elsewhere."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(1.0)
-                continue
-            std = deviation(name, parameter.shape, embedding_std)
-            values = generator(seed, "initial", name).standard_normal(tuple(parameter.shape)) * std
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)))
+    if len(shape) == 1:
+        return torch.ones(shape)
+    values = generator(seed, "initial", name).standard_normal(tuple(shape)) * deviation(name, shape, embedding_std)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int, embedding_std: float = 1.0) -> None:
+    """Fills the parameters in place, or a worker's rows of them where the model is cut over several."""
+    for name, parameter in model.named_parameters():
+        values = initial_values(name, parameter.shape, seed, embedding_std)
+        if isinstance(parameter, DTensor):
+            own, (start, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+            parameter.to_local().copy_(values[start : start + own[0]])
+        else:
+            parameter.copy_(values)

@@ -40,15 +40,15 @@ class Rows:
         paths = [run.verified("tokenize", name) if check else run.path / name for name in names]
         return cls({path.stem: Shard(path, dtype) for path in paths}, run.recipe)
 
-    def sample(self, step: int, microbatch: int, row: int) -> int:
+    def sample(self, step: int, microbatch: int, row: int, skipped: int = 0) -> int:
         """The sample number of a row."""
-        return (step * self.microbatches + microbatch) * self.microbatch_rows + row
+        return (step * self.microbatches + microbatch + skipped) * self.microbatch_rows + row
 
-    def __call__(self, step: int, microbatch: int) -> npt.NDArray[np.int64]:
+    def __call__(self, step: int, microbatch: int, skipped: int = 0) -> npt.NDArray[np.int64]:
         """(microbatch_rows, context + 1) token ids."""
         rows = np.empty((self.microbatch_rows, self.context + 1), dtype=np.int64)
         for row in range(self.microbatch_rows):
-            name, index = self.order.locate(self.sample(step, microbatch, row))
+            name, index = self.order.locate(self.sample(step, microbatch, row, skipped))
             start = index * self.context
             rows[row] = self.shards[name].tokens[start : start + self.context + 1]
         return rows

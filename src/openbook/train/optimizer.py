@@ -6,11 +6,11 @@ come in as a mapping from parameter name to tensor; state is a mapping from name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton–Schulz iteration of Jordan et al. 2024 ("Muon"): steepest at zero, so that small singular values grow fast."""
@@ -31,6 +31,10 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     return x.mT if tall else x
 
 
+def orthogonalise_all(updates: dict[str, Tensor], steps: int = 5) -> dict[str, Tensor]:
+    return {name: orthogonalise(update[None], steps)[0] for name, update in updates.items()}
+
+
 @dataclass(frozen=True)
 class OptimizerSettings:
     """Learning rates are peaks; the schedule multiplies all of them."""
@@ -49,15 +53,20 @@ class OptimizerSettings:
 class Optimizer:
     """One update of all parameters. `state` is name-keyed and complete: parameters, state and step determine the future."""
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
-        self.settings = settings
-        self.parameters = dict(model.named_parameters())
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        shapes: Mapping[str, tuple[int, ...]],
+        settings: OptimizerSettings,
+        orthogonalise: Callable[[dict[str, Tensor]], dict[str, Tensor]] = orthogonalise_all,
+    ) -> None:
+        self.settings, self.parameters, self.shapes, self.orthogonalise = settings, parameters, shapes, orthogonalise
         self.state: dict[str, Tensor] = {}
         self.rates: dict[str, float] = {}
-        self.groups: dict[tuple[int, ...], list[str]] = {}
-        for name, parameter in self.parameters.items():
-            if name.startswith("layers.") and parameter.dim() == 2:
-                self.groups.setdefault(tuple(parameter.shape), []).append(name)
+        self.matrices: list[str] = []
+        for name, parameter in parameters.items():
+            if name.startswith("layers.") and len(shapes[name]) == 2:
+                self.matrices.append(name)
                 self.state[f"{name}.momentum"] = torch.zeros_like(parameter)
                 continue
             self.rates[name] = self._adam_rate(name)
@@ -72,26 +81,21 @@ class Optimizer:
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], step: int, scale: float) -> None:
         """Applies update number `step` (from 0) with learning rates multiplied by `scale`."""
-        for shape, names in self.groups.items():
-            self._muon(shape, names, gradients, scale)
+        self._muon(gradients, scale)
         for name, rate in self.rates.items():
             self._adam(name, gradients[name], step, rate * scale)
 
-    def _muon(self, shape: tuple[int, ...], names: list[str], gradients: Mapping[str, Tensor], scale: float) -> None:
-        """Nesterov momentum, orthogonalised; scaled so that a matrix of any shape changes its output by a comparable amount."""
+    def _muon(self, gradients: Mapping[str, Tensor], scale: float) -> None:
         momentum = self.settings.momentum
-        updates = torch.empty(len(names), *shape, device=gradients[names[0]].device)
-        for row, name in enumerate(names):
+        updates = {}
+        for name in self.matrices:
             buffer, gradient = self.state[f"{name}.momentum"], gradients[name]
             buffer.lerp_(gradient, 1 - momentum)
-            torch.lerp(gradient, buffer, momentum, out=updates[row])
-        updates = orthogonalise(updates, self.settings.newton_schulz_steps)
+            updates[name] = torch.lerp(gradient, buffer, momentum)
         rate = self.settings.matrix_rate * scale
-        size = max(1.0, shape[0] / shape[1]) ** 0.5
-        for row, name in enumerate(names):
-            parameter = self.parameters[name]
-            parameter.mul_(1 - rate * self.settings.weight_decay)
-            parameter.add_(updates[row], alpha=-rate * size)
+        for name, update in self.orthogonalise(updates).items():
+            rows, columns = self.shapes[name]
+            self.parameters[name].mul_(1 - rate * self.settings.weight_decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
 
     def _adam(self, name: str, gradient: Tensor, step: int, rate: float) -> None:
         """Adam (Kingma and Ba 2015) with bias correction; no decay on embeddings, head and norms."""
