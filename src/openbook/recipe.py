@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from openbook.batches import Batches
 from openbook.errors import InputError
 from openbook.files import sha256_json
 
@@ -107,9 +108,19 @@ class ModelSection(Section):
     embedding_std: Annotated[float, Field(gt=0)] = 1.0
 
 
-class OptimizerSection(Section):
+class EitherOptimizer(Section):
+    """What both optimizers have."""
+
+    state: Literal["fp32", "bf16", "int8"] = "fp32"
+    """What the optimizer's memory of past gradients is kept in; see docs/training.md."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients whose norm is above this are scaled down to it."""
+
+
+class MuonSection(EitherOptimizer):
     """Peak learning rates; Muon takes the matrices inside the layers, AdamW the rest."""
 
+    kind: Literal["muon"] = "muon"
     matrix_rate: Rate = 0.02
     embedding_rate: Rate = 0.02
     head_rate: Rate = 0.004
@@ -118,24 +129,65 @@ class OptimizerSection(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.8
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     weight_decay: Rate = 0.0
+    """Share of itself, times the learning rate, that a matrix inside the layers loses in a step; nothing else decays."""
     newton_schulz_steps: Annotated[int, Field(gt=0, le=20)] = 5
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients whose norm is above this are scaled down to it."""
+    newton_schulz_precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class AdamWSection(EitherOptimizer):
+    """One peak learning rate for everything. The other values are GPT-3's (Brown et al. 2020, appendix B)."""
+
+    kind: Literal["adamw"]
+    rate: Rate = 6e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Rate = 0.1
+    """Share of itself, times the learning rate, that a matrix loses in a step, embeddings and head included; norms and biases do not."""
+
+
+def _kind(section: Any) -> Any:
+    return section.get("kind", "muon") if isinstance(section, dict) else getattr(section, "kind", "muon")
+
+
+AnyOptimizer = Annotated[Annotated[MuonSection, Tag("muon")] | Annotated[AdamWSection, Tag("adamw")], Discriminator(_kind)]
 
 
 class ScheduleSection(Section):
-    """Warm up, stay flat, cool down linearly; all as shares of the run."""
+    """How the learning rate goes: up from zero, flat, down to the floor. All are shares of the run's tokens."""
 
+    kind: Literal["wsd", "cosine", "linear"] = "wsd"
+    """`wsd` (warm up, stable, decay) falls linearly over its second half, `cosine` and `linear` fall from the warm-up's end."""
     warmup: Share = 0.03
-    cooldown: Share = 0.5
+    cooldown: Share | None = None
+    """Where the fall begins, counted back from its end. By default as `kind` says."""
+    end: Share = 1.0
+    """Where the fall ends; from there on the floor holds."""
     floor: Share = 0.0
     """What is left of the learning rate at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleSection:
-        if self.warmup + self.cooldown > 1:
-            raise PydanticCustomError("schedule", "warmup and cooldown should add up to at most 1")
+        if self.warmup + (self.cooldown or 0.0) > self.end:
+            raise PydanticCustomError("schedule", "warmup and cooldown should add up to at most end")
         return self
+
+    @property
+    def fall(self) -> float:
+        """`cooldown`, or what follows from the kind."""
+        if self.cooldown is not None:
+            return self.cooldown
+        rest = self.end - self.warmup
+        return min(0.5, rest) if self.kind == "wsd" else rest
+
+
+class RampSection(Section):
+    """A batch that grows: so many microbatches a step at first, doubling until it is whole."""
+
+    start: Positive = 1
+    """Microbatches in the first step: a power of two."""
+    over: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the run's tokens until the batch is whole."""
 
 
 class TrainSection(Section):
@@ -143,10 +195,11 @@ class TrainSection(Section):
     microbatch_rows: Positive
     microbatches: Positive = 1
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
+    ramp: RampSection | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
-    optimizer: OptimizerSection = OptimizerSection()
+    optimizer: AnyOptimizer = MuonSection()
     schedule: ScheduleSection = ScheduleSection()
     validate_every: Positive = 100
     validate_bytes: Positive = 60_000
@@ -163,7 +216,16 @@ class TrainSection(Section):
     def _power_of_two(self) -> TrainSection:
         if self.microbatches & (self.microbatches - 1):
             raise PydanticCustomError("microbatches", "microbatches should be a power of two")
+        if self.ramp and (self.ramp.start & (self.ramp.start - 1) or self.ramp.start > self.microbatches):
+            raise PydanticCustomError("ramp", "ramp.start should be a power of two and at most microbatches")
         return self
+
+    @property
+    def batches(self) -> Batches:
+        """How many microbatches each step has."""
+        if self.ramp is None:
+            return Batches(self.steps, self.microbatches)
+        return Batches.growing(self.steps, self.microbatches, self.ramp.start, self.ramp.over)
 
 
 WATCHING = {"threads", "validate_every", "validate_bytes", "checkpoint_every", "keep_checkpoints", "permanent_every", "fingerprint_every"}
@@ -219,7 +281,9 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
     scoring = fill(recipe.evaluate, "evaluate", stride=max(1, shape.context // 2))
     if scoring.stride > shape.context:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
-    return recipe.model_copy(update={"model": shape, "evaluate": scoring}), derived
+    schedule = fill(recipe.train.schedule, "train.schedule", cooldown=recipe.train.schedule.fall)
+    train = recipe.train.model_copy(update={"schedule": schedule})
+    return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:

@@ -89,7 +89,7 @@ class Session:
         if self.section.threads:
             torch.set_num_threads(self.section.threads)
         self.rows = Rows.open(run)
-        self.rows.order.require(self.section.steps * self.section.microbatches * self.section.microbatch_rows)
+        self.rows.require()
         self.device = choose_device(self.section.device)
         self.trainer = Trainer(run.recipe, self.device, workers)
         self.key = run.key(STAGE)
@@ -102,9 +102,9 @@ class Session:
         self.peak = combined_peak(workers, self.device, self.section.precision)
         self.validation = Validation(run)
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.section.microbatches * self.section.microbatch_rows * self.rows.context
+    def tokens_in(self, step: int) -> int:
+        """Tokens of a step (from 0)."""
+        return self.section.batches.microbatches_at(step) * self.section.microbatch_rows * self.rows.context
 
     def _resume(self) -> State:
         """Loads the newest checkpoint of this training that is undamaged."""
@@ -155,7 +155,7 @@ class Session:
             flops_per_token=config.flops_per_token(),
             peak_flops_per_second=self.peak,
             steps=self.section.steps,
-            tokens_per_step=self.tokens_per_step,
+            tokens_per_step=self.tokens_in(self.section.steps),
             device=str(self.device),
             contract=self.contract,
         )
@@ -191,9 +191,9 @@ class Session:
         result = self.trainer.step(self.state.step, self.rows)
         seconds = time.perf_counter() - begin
         state = self.state
-        tokens = state.tokens + self.tokens_per_step
+        tokens = state.tokens + self.tokens_in(state.step)
         self.state = replace(state, step=state.step + 1, tokens=tokens, seconds=round(state.seconds + seconds, 4))
-        speed = self.tokens_per_step / seconds
+        speed = self.tokens_in(state.step) / seconds
         book = self.run.logbook
         if self.past.contradicts(self.state.step, result.loss, result.norm):
             book.append("replay.mismatch", step=self.state.step, loss=result.loss, before=self.past.steps[self.state.step]["loss"])

@@ -15,7 +15,7 @@ from openbook.errors import OpenbookError
 from openbook.model.initialise import initialise
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import ModelSection, Recipe
-from openbook.train.optimizer import Optimizer, OptimizerSettings
+from openbook.train.optimizer import Optimizer
 from openbook.train.schedule import rate
 from openbook.train.tree import Gradients, Place, TreeSum, exact_norm
 from openbook.train.workers import Solo, Workers
@@ -69,8 +69,9 @@ class Trainer:
         self.model.to(device)
         self.model.compute_dtype = PRECISIONS[recipe.train.precision]
         self.clip = recipe.train.optimizer.clip
-        settings = recipe.train.optimizer.model_dump(exclude={"clip"})
-        self.optimizer = Optimizer(self.model, OptimizerSettings(**settings))
+        parameters = dict(self.model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        self.optimizer = Optimizer(parameters, shapes, recipe.train.optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; the tensors themselves, not copies."""
@@ -84,17 +85,18 @@ class Trainer:
         """
         section = self.recipe.train
         tree = TreeSum()
-        for microbatch in self.workers.share(section.microbatches):
-            leaf = self._microbatch(torch.from_numpy(rows(step, microbatch)), 1.0 / section.microbatches)
+        microbatches = section.batches.microbatches_at(step)
+        for microbatch in self.workers.share(microbatches):
+            leaf = self._microbatch(torch.from_numpy(rows(step, microbatch)), 1.0 / microbatches)
             tree.add(Place(0, microbatch), leaf)
-        gradients = self.workers.combine(tree, section.microbatches)
+        gradients = self.workers.combine(tree, microbatches)
         loss = float(gradients.pop("loss"))
         norm = exact_norm(gradients.values())
         if not math.isfinite(norm) or not math.isfinite(loss):
             raise NotFinite(f"step {step + 1}: loss {loss} and gradient norm {norm} are not finite; lower train.optimizer's rates")
         if norm > self.clip:
             torch._foreach_mul_(list(gradients.values()), self.clip / norm)
-        multiplier = rate(step, section.steps, section.schedule)
+        multiplier = rate(step, section.batches, section.schedule)
         self.optimizer.step(gradients, step, multiplier)
         return StepResult(loss, norm, multiplier)
 
