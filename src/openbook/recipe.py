@@ -10,12 +10,14 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from openbook.batches import Batches
+from openbook.complaints import Misset, explain, place
+from openbook.dials import turn
 from openbook.errors import InputError
 from openbook.files import sha256_json
 
@@ -31,15 +33,18 @@ class Section(BaseModel):
     """A table of the recipe: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    dials: ClassVar[tuple[str, ...]] = ()
+    """Keys of the document from which others are derived; see openbook.dials."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            known = [*cls.dials, *cls.model_fields]
             for key in value:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(cls.model_fields)}"
+                    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
                     raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": key, "hint": hint})
         return value
 
@@ -95,6 +100,7 @@ class TokenizerSection(Section):
 
 
 class ModelSection(Section):
+    dials = ("size",)
     layers: Positive
     width: Positive
     context: Positive
@@ -191,6 +197,7 @@ class RampSection(Section):
 
 
 class TrainSection(Section):
+    dials = ("tokens", "tokens_per_parameter")
     steps: Positive
     microbatch_rows: Positive
     microbatches: Positive = 1
@@ -304,9 +311,13 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list
         raise InputError(f"{path}: not valid TOML: {error}") from None
     forced = dict(_override(document, item) for item in overrides)
     try:
-        return resolve(Recipe.model_validate(document))
+        told = turn(document)
+        recipe, derived = resolve(Recipe.model_validate(document))
+    except Misset as wrong:
+        raise InputError(f"{place(wrong.keys, text, path, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
     except ValidationError as error:
-        raise InputError(_explain(error, document, text, path, forced)) from None
+        raise InputError(explain(error, document, text, path, forced)) from None
+    return recipe, told + derived
 
 
 def _override(document: dict[str, Any], item: str) -> tuple[tuple[str, ...], str]:
@@ -326,71 +337,3 @@ def _override(document: dict[str, Any], item: str) -> tuple[tuple[str, ...], str
             raise InputError(f"--set {item}: {key!r} is a value, not a table")
     table[keys[-1]] = parsed
     return keys, item
-
-
-_SHOULD_BE = {
-    "int_type": "should be a whole number",
-    "int_from_float": "should be a whole number",
-    "float_type": "should be a number",
-    "string_type": "should be text in quotes",
-    "bool_type": "should be true or false",
-    "list_type": "should be a list in brackets",
-    "dict_type": "should be a table",
-    "model_type": "should be a table",
-    "missing": "is missing",
-    "finite_number": "should be a finite number",
-    "string_pattern_mismatch": "should be a name of lower-case letters, digits, - and _",
-}
-
-
-def _explain(error: ValidationError, document: dict[str, Any], text: str, path: Path, forced: dict[tuple[str, ...], str]) -> str:
-    """One line for the first problem of a document."""
-    problems = error.errors()
-    first = problems[0]
-    keys = _key_path(first, document)
-    message = first["msg"][0].lower() + first["msg"][1:]
-    if first["type"] in ("literal_error", "union_tag_invalid"):
-        expected = first.get("ctx", {}).get("expected") or first.get("ctx", {}).get("expected_tags")
-        message = f"should be one of {expected}"
-    elif first["type"] == "union_tag_not_found":
-        message = "needs source = 'machine' or 'files'"
-    message = _SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
-    where = f"--set {forced[keys]}" if keys in forced else f"{path}:{_line_of(keys, text)}"
-    shown = "" if isinstance(first["input"], dict) or first["type"] == "missing" else f" = {first['input']!r}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {'.'.join(keys)}{shown}: {message}{more}"
-
-
-def _key_path(problem: ErrorDetails, document: dict[str, Any]) -> tuple[str, ...]:
-    """The error's place as keys of the document, without the tags that pydantic adds for a union's members."""
-    keys: list[str] = []
-    table: Any = document
-    for index, part in enumerate(problem["loc"]):
-        last = index == len(problem["loc"]) - 1
-        if isinstance(table, dict) and part in table:
-            table = table[part]
-        elif isinstance(part, int) and isinstance(table, list):
-            table = table[part] if part < len(table) else None
-        elif not (last and problem["type"] == "missing"):
-            continue
-        keys.append(str(part))
-    extra = problem.get("ctx", {}).get("key")
-    return (*keys, extra) if extra else tuple(keys)
-
-
-def _line_of(keys: tuple[str, ...], text: str) -> int:
-    """The line (from 1) where a key is set, else where its nearest enclosing table begins; 1 where there is neither."""
-    best, best_depth = 1, 0
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if line.startswith("["):
-            table = tuple(part.strip().strip("\"'") for part in line.strip("[] ").split("]")[0].split("."))
-            here = table
-        elif "=" in line and not line.startswith("#"):
-            here = (*table, *(part.strip().strip("\"'") for part in line.split("=", 1)[0].split(".")))
-        else:
-            continue
-        if here == keys[: len(here)] and len(here) > best_depth:
-            best, best_depth = number, len(here)
-    return best
