@@ -185,8 +185,8 @@ def train(
 def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
     """Takes part as one of several processes. Rank 0 speaks for all, and leaves the result to the process that started it, if any."""
     from openbook.pipeline import update_as_worker
-    from openbook.train.launch import SUPERVISED, end_with_supervisor
     from openbook.train.audit import Corruption
+    from openbook.train.launch import SUPERVISED, end_with_supervisor
     from openbook.train.session import NotFinite
     from openbook.train.workers import Disagreement, LostWorker
 

@@ -60,7 +60,7 @@ def update(run: Run, names: list[str], again: bool = False, workers: int = 1) ->
         return
     from openbook.train import require_enough_work
 
-    require_enough_work(workers, run.recipe.train.microbatches, run.recipe.train.shards)
+    require_enough_work(workers, run.recipe.train)
     at = names.index("train")
     yield from update(run, names[:at], again)
     yield _train(run, workers, again)

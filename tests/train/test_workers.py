@@ -24,7 +24,7 @@ from openbook.errors import InputError, OpenbookError
 from openbook.files import sha256_file
 from openbook.logbook import check, read
 from openbook.pipeline import update
-from openbook.recipe import load_recipe
+from openbook.recipe import TrainSection, load_recipe
 from openbook.run import Run, open_run
 from openbook.train.tree import Place, TreeSum, nodes, share
 from openbook.train.workers import Disagreement, Seat, Solo, join, require_agreement, require_enough_work, seat
@@ -74,9 +74,17 @@ def test_nodes_cover_a_range_from_left_to_right_with_nothing_twice(start: int, l
 
 
 def test_more_workers_than_microbatches_are_too_many() -> None:
-    require_enough_work(4, 4)
+    section = TrainSection(steps=1, microbatch_rows=1, microbatches=4)
+    require_enough_work(4, section)
     with pytest.raises(InputError, match=r"5 workers .*microbatches = 4, so at most 4 .*microbatches = 8 could use 5"):
-        require_enough_work(5, 4)
+        require_enough_work(5, section)
+
+
+def test_shards_that_cannot_be_are_named() -> None:
+    with pytest.raises(InputError, match=r"train\.shards = 3 should be a power of two"):
+        require_enough_work(3, TrainSection(steps=1, microbatch_rows=1, microbatches=8, shards=3))
+    with pytest.raises(InputError, match=r"6 workers cannot hold models of train\.shards = 4 workers each; use a multiple of 4"):
+        require_enough_work(6, TrainSection(steps=1, microbatch_rows=1, microbatches=8, shards=4))
 
 
 def test_too_many_workers_are_refused_before_anything_is_done(run: Run) -> None:

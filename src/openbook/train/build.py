@@ -53,7 +53,7 @@ def follow(run: Run, workers: Workers) -> None:
 def join_for(run: Run, seat: Seat) -> Workers:
     """Takes this process's seat among the workers of a run's training. Raises OpenbookError if the others do not come."""
     section = run.recipe.train
-    require_enough_work(seat.world, section.microbatches, section.shards)
+    require_enough_work(seat.world, section)
     return join(seat, choose_device(section.device).type == "cuda", section.shards)
 
 

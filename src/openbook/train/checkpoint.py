@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from openbook.errors import OpenbookError
 from openbook.files import ASIDE, aside_name, remove, sha256_file, write_json, written_aside
@@ -43,7 +43,7 @@ class State:
     tokens: int
     seconds: float
     contract: Contract = field(default_factory=dict)
-    memory: Memory = Memory()
+    memory: Memory = field(default_factory=Memory)
 
 
 def folder_name(step: int) -> str:
@@ -60,9 +60,11 @@ def save(
     tensors: Mapping[str, Tensor],
     keep: int,
     permanent_every: int | None = None,
+    anchor_every: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """Writes a checkpoint and removes the oldest ones beyond `keep`, except at multiples of `permanent_every`.
+    """Writes a checkpoint and removes the oldest ones beyond `keep`, except at multiples of `permanent_every`, and the newest two at
+    multiples of `anchor_every`, to which a training may go back.
 
     `tensors` are stored under their names. Where they are cut over the workers of a group, all of these call it, each writes its parts,
     and the first makes the whole of them.
@@ -76,8 +78,10 @@ def save(
         write_json(aside / "state.json", asdict(state))
         hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
         write_json(aside / "hashes.json", hashes)
-    for old in newest_first(root)[keep:]:
-        if permanent_every is None or step_of(old) % permanent_every:
+    folders = newest_first(root)
+    anchors = [folder for folder in folders if anchor_every and step_of(folder) % anchor_every == 0]
+    for old in folders[keep:]:
+        if old not in anchors[:2] and (permanent_every is None or step_of(old) % permanent_every):
             remove(old)
     return final
 

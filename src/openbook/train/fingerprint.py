@@ -60,7 +60,9 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         if mesh:
             dist.all_reduce(sums, group=mesh.get_group())
         totals = sums.tolist()
-    facts = [[name, list(tensor.shape), str(tensor.dtype), total % 2**64] for (name, tensor), total in zip(tensors.items(), totals, strict=True)]
+    facts = [
+        [name, list(tensor.shape), str(tensor.dtype), total % 2**64] for (name, tensor), total in zip(tensors.items(), totals, strict=True)
+    ]
     return sha256_json(sorted(facts))
 
 

@@ -10,7 +10,7 @@ from openbook.logbook import Attempt, Event, attempts
 
 @dataclass(frozen=True)
 class History:
-    """The attempts at one training before the present one, and the newest event of each step that any of them finished, by (branch, step)."""
+    """The attempts at one training before the present one, and the newest event of each step that they finished, by (branch, step)."""
 
     earlier: list[Attempt]
     steps: dict[tuple[int, int], Event]

@@ -26,9 +26,9 @@ from openbook.progress import say, track
 from openbook.recipe import TrainSection
 from openbook.run import Run
 from openbook.tokens import Rows
-from openbook.train.cadence import interval_seconds, mean_time_between_failures
+from openbook.train import cadence
 from openbook.train.checkpoint import Saved, Saver, State, load, newest_first, read_state, save, step_of
-from openbook.train.contract import Contract, changes, contract
+from openbook.train.contract import changes, contract
 from openbook.train.fingerprint import fingerprint
 from openbook.train.history import History, history
 from openbook.train.peak import matmul_flops_per_second
@@ -101,28 +101,29 @@ class Session:
         self.run, self.section, self.workers, self.key = run, run.recipe.train, workers, key
         self.writes = workers.rank == 0
         self.book: Any = run.logbook if self.writes else Silent()
-        require_enough_work(workers.world, self.section.microbatches, self.section.shards)
+        require_enough_work(workers.world, self.section)
         if self.section.threads:
             torch.set_num_threads(self.section.threads)
         self.rows = Rows.open(run)
-        self.rows.order.require(self.section.steps * self.section.microbatches * self.section.microbatch_rows)
         self.device = choose_device(self.section.device)
         self.trainer = Trainer(run.recipe, self.device, workers)
         self.past: History = history(read(run.logbook_path), key)
         self.root = run.path / "checkpoints"
         self.contract = contract(self.device, self.section.precision)
         self.state = self._resume()
+        self.rows.require(self.state.memory.skipped)
         self.detour: Detour | None = None
         require_agreement(workers, sha256_json(self.contract), "the numerics contract")
         self.peak = combined_peak(workers, self.device, self.section.precision)
         self.validation = Validation(run)
         self.saver = Saver(self._write, workers.host)
         self.save_cost, self.saved_at = AT_THE_START, time.monotonic()
+        self.anchor_every = self.section.anomalies.anchor_every if self.section.anomalies.enabled else None
         self.speeds: deque[list[float]] = deque(maxlen=LOOKED_AT)
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.section.microbatches * self.section.microbatch_rows * self.rows.context
+    def tokens_in(self, step: int) -> int:
+        """Tokens of a step (from 0)."""
+        return self.section.batches.microbatches_at(step) * self.section.microbatch_rows * self.rows.context
 
     def _resume(self) -> State:
         """Where worker 0 finds that this training can go on, with the tensors of that."""
@@ -181,7 +182,7 @@ class Session:
             flops_per_token=config.flops_per_token(),
             peak_flops_per_second=self.peak,
             steps=self.section.steps,
-            tokens_per_step=self.tokens_per_step,
+            tokens_per_step=self.tokens_in(self.section.steps),
             device=str(self.device),
             contract=self.contract,
         )
@@ -227,7 +228,7 @@ class Session:
         if done % self.section.validate_every == 0 or done == self.section.steps:
             self._validate()
         self._collect()
-        if stop or save_now or is_due(self.section, done, self.section.checkpoint_every, self.section.permanent_every):
+        if stop or save_now or is_due(self.section, done, self.section.checkpoint_every, self.section.permanent_every, self.anchor_every):
             self._save()
         elif is_due(self.section, done, self.section.fingerprint_every):
             mark = fingerprint(self.trainer.tensors())
@@ -238,22 +239,23 @@ class Session:
             cause = signal.Signals(stop).name
             raise Stopped(f"{self.run.path}: stopped by {cause} after step {done}; the same command continues", cause=cause)
         if bar:
-            speed = self.tokens_per_step / seconds
+            speed = self.tokens_in(done - 1) / seconds
             share = speed * self.trainer.model.config.flops_per_token() / self.peak
             bar.update(done, f"step {done}  loss {result.loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
 
     def _committed(self, result: StepResult, seconds: float) -> None:
         state = self.state
-        tokens = state.tokens + self.tokens_per_step
-        memory = result.memory
-        self.state = replace(state, step=state.step + 1, tokens=tokens, seconds=round(state.seconds + seconds, 4), memory=memory)
+        memory, tokens = result.memory, self.tokens_in(state.step)
+        self.state = replace(
+            state, step=state.step + 1, tokens=state.tokens + tokens, seconds=round(state.seconds + seconds, 4), memory=memory
+        )
         if self.past.contradicts(memory.branch, self.state.step, result.loss, result.norm):
             before = self.past.steps[memory.branch, self.state.step]["loss"]
             self.book.append("replay.mismatch", step=self.state.step, loss=result.loss, before=before)
             say(f"  step {self.state.step} gave another result than before the interruption: has the machine or a library changed?")
         facts = {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds, "branch": memory.branch}
         times = {"compute_seconds": round(result.computing, 4), "exchange_seconds": round(result.waiting, 4)}
-        speed = round(self.tokens_per_step / seconds, 1)
+        speed = round(tokens / seconds, 1)
         self.book.append("step", **facts, **times, loss=result.loss, norm=result.norm, rate=result.rate, tokens_per_second=speed)
         if self.detour and self.state.step == self.detour.anchor:
             self._arrive()
@@ -294,9 +296,7 @@ class Session:
         if len(seconds) > 1 and self.state.step % LOOKED_AT == 0 and len(self.speeds) == LOOKED_AT:
             for rank, score in straggler(list(zip(*self.speeds, strict=True))):
                 evidence = {"median_seconds": [round(sorted(own)[LOOKED_AT // 2], 4) for own in zip(*self.speeds, strict=True)]}
-                self.book.append(
-                    "anomaly", kind="straggler", step=self.state.step, worker=rank, score=round(score, 2), evidence=evidence
-                )
+                self.book.append("anomaly", kind="straggler", step=self.state.step, worker=rank, score=round(score, 2), evidence=evidence)
 
     def _validate(self) -> None:
         if self.writes or self.trainer.workers.mesh:  # the parts of a sharded model meet in every pass
@@ -308,8 +308,8 @@ class Session:
         """Where the recipe does not say how often to save: whether it pays by now."""
         if self.section.checkpoint_every:
             return False
-        hours = mean_time_between_failures(self.section.hours_between_failures, self.past.hours, self.past.interruptions)
-        return time.monotonic() - self.saved_at >= interval_seconds(self.save_cost, hours)
+        hours = cadence.mean_time_between_failures(self.section.hours_between_failures, self.past.hours, self.past.interruptions)
+        return cadence.is_due(time.monotonic(), self.saved_at, cadence.interval_seconds(self.save_cost, hours))
 
     def _save(self) -> None:
         self._collect(wait=True)
@@ -323,7 +323,8 @@ class Session:
 
     def _write(self, state: State, tensors: Any) -> Path:
         group = self.workers.host.get_group() if self.workers.host else None
-        return save(self.root, state, tensors, self.section.keep_checkpoints, self.section.permanent_every, group)
+        section = self.section
+        return save(self.root, state, tensors, section.keep_checkpoints, section.permanent_every, self.anchor_every, group)
 
     def _collect(self, wait: bool = False) -> None:
         """Tells of a save that is done."""

@@ -7,7 +7,7 @@ cut by rows. All arithmetic on them is elementwise or by rows, but for Muon's, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -19,11 +19,11 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor, Shard
 
 from openbook.model.transformer import Transformer
-from openbook.train.optimizer import orthogonalise_all
 from openbook.train.tree import Gradients, alone
 from openbook.train.workers import exchange, gathered
 
 Updates = dict[str, Tensor]
+Change = Callable[[Updates], Updates]
 
 
 class Holding(Protocol):
@@ -43,8 +43,8 @@ class Holding(Protocol):
     def leaf(self, loss: Tensor) -> Gradients:
         """The gradients of a round after `loss.backward()`, and its loss under "loss"; the model's are emptied."""
 
-    def orthogonalise(self, updates: Updates) -> Updates:
-        """Muon's orthogonalisation of whole matrices, of which this worker gives and gets its rows."""
+    def of_wholes(self, change: Change) -> Change:
+        """Of a function of whole matrices, one that gets and returns this worker's rows of them."""
 
     def whole(self, name: str, rows: Tensor) -> Tensor:
         """The rows of a tensor that belongs to the parameter `name`, as what checkpoints and fingerprints know as a part of a whole."""
@@ -66,8 +66,8 @@ class Whole:
     def leaf(self, loss: Tensor) -> Gradients:
         return taken_gradients(self.model) | {"loss": loss.detach()}
 
-    def orthogonalise(self, updates: Updates) -> Updates:
-        return orthogonalise_all(updates)
+    def of_wholes(self, change: Change) -> Change:
+        return change
 
     def whole(self, name: str, rows: Tensor) -> Tensor:
         return rows
@@ -94,7 +94,10 @@ class Sharded:
             dist.all_gather(list(losses.split(1)), loss.detach().view(1), group=self.group)
         return gradients | {"loss": ordered_sum(losses)}
 
-    def orthogonalise(self, updates: Updates) -> Updates:
+    def of_wholes(self, change: Change) -> Change:
+        return lambda updates: self._at_owners(change, updates)
+
+    def _at_owners(self, change: Change, updates: Updates) -> Updates:
         """Matrix number `k` is gathered at worker `k` modulo their number: two exchanges for all matrices together."""
         owned = [list(updates)[owner :: self.width] for owner in range(self.width)]
         mine = owned[self.rank]
@@ -105,8 +108,7 @@ class Sharded:
         incoming = self._exchanged(outgoing, sizes)
         slices = [part.split([rows[name][rank] * columns[name] for name in mine]) for rank, part in enumerate(incoming)]
         wholes = {name: torch.cat([part[index] for part in slices]).view(self.shapes[name]) for index, name in enumerate(mine)}
-        wholes = orthogonalise_all(wholes)
-        cuts = {name: whole.split(rows[name]) for name, whole in wholes.items()}
+        cuts = {name: whole.split(rows[name]) for name, whole in change(wholes).items()}
         outgoing = [
             torch.cat([cuts[name][rank].flatten() for name in mine]) if mine else self._nothing(updates) for rank in range(self.width)
         ]

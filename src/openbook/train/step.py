@@ -15,7 +15,7 @@ from openbook.model.initialise import initialise
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import ModelSection, Recipe
 from openbook.train.audit import Corruption, accused, audited, disputed, mark
-from openbook.train.optimizer import Optimizer, OptimizerSettings
+from openbook.train.optimizer import Optimizer
 from openbook.train.policy import Decision, Memory, decide
 from openbook.train.schedule import rate
 from openbook.train.shards import Holding, Sharded, Whole, cut
@@ -82,6 +82,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device, workers: Workers | None = None) -> None:
         self.recipe, self.section, self.device = recipe, recipe.train, device
+        self.batches = recipe.train.batches
         self.workers = workers or Solo()
         compute = PRECISIONS[recipe.train.precision]
         with torch.device("meta"):
@@ -92,8 +93,7 @@ class Trainer:
             cut(self.model, mesh["shards"], compute)
         self.model.to_empty(device=device)
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
-        settings = OptimizerSettings(**recipe.train.optimizer.model_dump(exclude={"clip"}))
-        self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, settings, self.holding.orthogonalise)
+        self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, recipe.train.optimizer, self.holding.of_wholes)
         self.computing = self.waiting = 0.0
         self.begin_again()
 
@@ -106,8 +106,14 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name: the tensors themselves, not copies; parts of tensors where the model is sharded."""
         parameters = {f"parameters.{name}": self.holding.whole(name, rows) for name, rows in self.holding.parameters.items()}
-        state = {f"optimizer.{name}": self.holding.whole(name.rpartition(".")[0], rows) for name, rows in self.optimizer.state.items()}
+        state = {f"optimizer.{name}": self.holding.whole(self._parameter_of(name), rows) for name, rows in self.optimizer.state.items()}
         return parameters | state
+
+    def _parameter_of(self, state: str) -> str:
+        """The parameter that a tensor of the optimizer's state belongs to."""
+        while state not in self.holding.parameters:
+            state = state.rpartition(".")[0]
+        return state
 
     def step(self, step: int, rows: RowSource, memory: Memory | None = None) -> StepResult:
         """Update number `step` (from 0): this worker's share of the microbatches, and the same update as every other worker's.
@@ -122,19 +128,16 @@ class Trainer:
             computed = self.compute(step, rows, memory.skipped)
             if self._audit(step, rows, memory.skipped, findings):
                 continue
-            decision = decide(self.section.anomalies, memory, step, computed.loss, computed.norm, self._first_microbatch)
+            decision = decide(self.section.anomalies, memory, step, computed.loss, computed.norm, self.batches.first_microbatch)
             findings += told(decision, step)
             memory = decision.memory
             if decision.kind not in ("retry", "skip"):
                 multiplier = self.commit(step, computed, memory.rate_factor) if decision.kind == "commit" else 0.0
                 return StepResult(computed.loss, computed.norm, multiplier, decision, findings, self.computing, self.waiting)
 
-    def _first_microbatch(self, step: int) -> int:
-        return step * self.section.microbatches
-
     def compute(self, step: int, rows: RowSource, skipped: int = 0) -> Computed:
         """The gradients of a step; nothing has changed yet."""
-        rounds = self.section.microbatches // self.holding.width
+        rounds = self.batches.microbatches_at(step) // self.holding.width
         tree = TreeSum()
         share = self.workers.share(rounds)
         self.audited = audited(step, share.start, share) if self._audits(step) else -1
@@ -154,7 +157,7 @@ class Trainer:
         clip = self.section.optimizer.clip
         if computed.norm > clip:
             torch._foreach_mul_(list(computed.gradients.values()), clip / computed.norm)
-        multiplier = rate(step, self.section.steps, self.section.schedule) * rate_factor
+        multiplier = rate(step, self.batches, self.section.schedule) * rate_factor
         self.optimizer.step(computed.gradients, step, multiplier)
         return multiplier
 
@@ -162,7 +165,7 @@ class Trainer:
         """This worker's microbatch of a round, summed with those of the workers that hold the model with it."""
         begin = time.perf_counter()
         microbatch = torch.from_numpy(rows(step, round_ * self.holding.width + self.holding.rank, skipped))
-        leaf = self._microbatch(microbatch, 1.0 / self.section.microbatches)
+        leaf = self._microbatch(microbatch, 1.0 / self.batches.microbatches_at(step))
         self.computing += time.perf_counter() - begin
         return leaf
 
@@ -202,8 +205,7 @@ class Trainer:
 
     def _mark_of(self, step: int, distance: int, rows: RowSource, skipped: int) -> int:
         """The mark of the audited round of the replica `distance` places after this one."""
-        rounds = self.section.microbatches // self.holding.width
-        share = self.workers.share(rounds, distance)
+        share = self.workers.share(self.batches.microbatches_at(step) // self.holding.width, distance)
         return mark(self._round(step, audited(step, share.start, share), rows, skipped))
 
 

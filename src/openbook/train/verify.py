@@ -272,7 +272,7 @@ class Replayer:
 
     def _step(self, step: int) -> tuple[Difference | None, int]:
         """Carries out the step that the logbook numbers `step`, and compares what it says of it. Returns the step then reached, too."""
-        for microbatch in range(self.rows.microbatches):
+        for microbatch in range(self.rows.batches.microbatches_at(step - 1)):
             token = int(self.rows(step - 1, microbatch, self.memory.skipped).max())
             if token >= self.run.recipe.tokenizer.vocab_size:
                 return Difference(step, "token", token), step
@@ -328,9 +328,7 @@ class Replayer:
         """What on disk is not what was recorded, and bears on a step."""
         root = self.run.path
         causes = [f"{root / 'recipe.resolved.json'} was altered: {change}" for change in self.findings.keys]
-        section = self.run.recipe.train
-        count = section.microbatches * section.microbatch_rows
-        read = {self.rows.order.locate(sample)[0] for sample in range((step - 1) * count, step * count)}
+        read = {self.rows.order.locate(sample)[0] for sample in range(self.rows.sample(step - 1, 0, 0), self.rows.sample(step, 0, 0))}
         for component in sorted(read):
             name = f"tokens/train/{component}.bin"
             if name in self.findings.files:

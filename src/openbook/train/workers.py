@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openbook.errors import InputError, OpenbookError
+from openbook.recipe import TrainSection
 from openbook.train.tree import Gradients, Place, TreeSum, alone, nodes, share
 
 JOIN_SECONDS = 180.0
@@ -80,17 +81,19 @@ def seat(environment: Mapping[str, str]) -> Seat | None:
     return Seat(rank, world, environment["MASTER_ADDR"], port, local_rank, attempt, agent_store)
 
 
-def require_enough_work(world: int, microbatches: int, shards: int = 1) -> None:
+def require_enough_work(world: int, section: TrainSection) -> None:
     """Raises InputError if `world` workers cannot be cut into models of `shards` workers each, or some would have nothing to compute."""
+    shards, least = section.shards, section.batches.microbatches_at(0)
     if shards & (shards - 1):
         raise InputError(f"train.shards = {shards} should be a power of two, so that one model's microbatches are a branch of the tree")
     if world % shards:
         raise InputError(f"{world} workers cannot hold models of train.shards = {shards} workers each; use a multiple of {shards}")
-    if world > microbatches:
+    if world > least:
         needed = 1 << (world - 1).bit_length()
+        key = "train.ramp.start" if section.ramp else "train.microbatches"
         raise InputError(
-            f"{world} workers are too many: a step of this recipe has train.microbatches = {microbatches}, so at most {microbatches} "
-            f"can take part (another run with train.microbatches = {needed} could use {world})"
+            f"{world} workers are too many: a step of this recipe has {key} = {least}, so at most {least} "
+            f"can take part (another run with {key} = {needed} could use {world})"
         )
 
 
