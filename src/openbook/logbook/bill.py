@@ -148,7 +148,7 @@ def carbon(bill: Iterable[Cost], declared: EnergySection) -> Carbon:
     bill = list(bill)
     joules = [sum(cost.joules.values()) for cost in bill if cost.joules]
     kwh = math.fsum(joules) / JOULES_PER_KWH if joules else None
-    factors = {"kWh (no counter was read; energy.declared_watts)": kwh, "energy.pue": declared.pue}
+    factors = {"energy.declared_watts (no counter was read)": kwh, "energy.pue": declared.pue}
     factors["energy.grid_g_per_kwh"] = declared.grid_g_per_kwh
     missing = [name for name, value in factors.items() if value is None]
     grams = None if missing else math.prod(value for value in factors.values() if value is not None)
