@@ -304,6 +304,17 @@ class EvaluateSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
 
 
+class EnergySection(Section):
+    """What is declared about the electricity; nothing here shapes a weight, and nothing that is not declared is ever guessed."""
+
+    pue: Annotated[float, Field(ge=1)] | None = None
+    """Power usage effectiveness: what the building draws over what its computers draw."""
+    grid_g_per_kwh: Rate | None = None
+    """Grams of CO2-equivalent that a kilowatt-hour from the grid stands for, at the place and in the year of the run."""
+    declared_watts: Annotated[float, Field(gt=0)] | None = None
+    """What the machines of the run draw together, on the user's word; counts only where no counter was read."""
+
+
 class Recipe(Section):
     name: Name
     description: str = ""
@@ -313,6 +324,7 @@ class Recipe(Section):
     model: ModelSection
     train: TrainSection
     evaluate: EvaluateSection = EvaluateSection()
+    energy: EnergySection = EnergySection()
 
     def sha256(self) -> str:
         return sha256_json(self.model_dump(mode="json"))

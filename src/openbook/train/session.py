@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,9 @@ class Silent:
     """The logbook of a worker that writes none."""
 
     def append(self, event: str, **fields: Any) -> None:
+        pass
+
+    def take_notes(self) -> None:
         pass
 
     def sync(self) -> None:
@@ -207,8 +210,10 @@ class Session:
 
     def _advance(self, asked: list[int], bar: Any) -> None:
         """One step and what is due after it; or the way back, where the policy says so."""
+        self.book.take_notes()
         begin = time.perf_counter()
-        result = self.trainer.step(self.state.step, self.rows, self.state.memory)
+        with self._phase("step"):
+            result = self.trainer.step(self.state.step, self.rows, self.state.memory)
         seconds = time.perf_counter() - begin
         for event, facts in result.findings:
             self.book.append(event, **facts)
@@ -300,7 +305,8 @@ class Session:
 
     def _validate(self) -> None:
         if self.writes or self.trainer.workers.mesh:  # the parts of a sharded model meet in every pass
-            scores, mean = self.validation.score(self.trainer)
+            with self._phase("validate"):
+                scores, mean = self.validation.score(self.trainer)
             facts = {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds}
             self.book.append("validation", **facts, bits_per_byte=scores, mean=mean)
 
@@ -314,12 +320,17 @@ class Session:
     def _save(self) -> None:
         self._collect(wait=True)
         begin = time.perf_counter()
-        tensors = self.trainer.tensors()
-        mark = fingerprint(tensors)
-        require_agreement(self.workers, mark, f"the weights after step {self.state.step}")
-        if self.workers.rank < self.trainer.holding.width:
-            self.saver.begin(self.state, tensors, mark, begin)
+        with self._phase("save"):
+            tensors = self.trainer.tensors()
+            mark = fingerprint(tensors)
+            require_agreement(self.workers, mark, f"the weights after step {self.state.step}")
+            if self.workers.rank < self.trainer.holding.width:
+                self.saver.begin(self.state, tensors, mark, begin)
         self.saved_at = time.monotonic()
+
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        """Books what a piece of work costs under its name, where there is a meter."""
+        return self.run.meter.phase(name) if self.run.meter else nullcontext()
 
     def _write(self, state: State, tensors: Any) -> Path:
         group = self.workers.host.get_group() if self.workers.host else None
