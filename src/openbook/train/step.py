@@ -39,6 +39,7 @@ class StepResult:
 def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
     """The transformer that a resolved recipe describes."""
     assert section.heads is not None and section.kv_heads is not None and section.mlp_width is not None  # filled by resolve
+    assert section.norm_eps is not None and section.tied_head is not None
     return TransformerConfig(
         vocab_size=vocab_size,
         context=section.context,
@@ -48,9 +49,11 @@ def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
         kv_heads=section.kv_heads,
         head_width=section.head_width,
         mlp_width=section.mlp_width,
-        rope_theta=section.rope_theta,
+        rope_theta=section.rope_theta or TransformerConfig.rope_theta,
         norm_eps=section.norm_eps,
         tied_head=section.tied_head,
+        style=section.style,
+        band=section.band,
     )
 
 
@@ -65,8 +68,10 @@ class Trainer:
         self.recipe, self.device = recipe, device
         self.workers = workers or Solo()
         self.model = Transformer(config_of(recipe.model, recipe.tokenizer.vocab_size))
+        assert recipe.model.embedding_std is not None  # filled by resolve
         initialise(self.model, recipe.seed, recipe.model.embedding_std)
         self.model.to(device)
+        self.model.activations = recipe.train.activations
         self.model.compute_dtype = PRECISIONS[recipe.train.precision]
         self.clip = recipe.train.optimizer.clip
         settings = recipe.train.optimizer.model_dump(exclude={"clip"})
