@@ -13,7 +13,7 @@ from torch import Tensor
 from openbook.model import attention as attention_module
 from openbook.model.attention import attend, rotate, visible
 from openbook.model.initialise import initialise
-from openbook.model.parts import LayerNorm, RMSNorm, gelu
+from openbook.model.parts import LayerNorm, RMSNorm, gated, gelu
 from openbook.model.transformer import Activations, Transformer, TransformerConfig
 
 MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160)
@@ -60,6 +60,10 @@ def test_rotation() -> None:
 
 def test_gelu() -> None:
     same(gelu, lambda x: F.gelu(x, approximate="tanh"), [torch.cat((torch.randn(50, 20) * 3, torch.full((1, 20), -60.0)))])
+
+
+def test_gate() -> None:
+    same(gated, lambda gate, up: F.silu(gate) * up, [torch.randn(50, 20) * 5, torch.randn(50, 20)])
 
 
 @pytest.mark.parametrize("band", [None, 1, 5, 64, 70, 150, 500])
