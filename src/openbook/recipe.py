@@ -101,6 +101,8 @@ class TokenizerSection(Section):
 
 class ModelSection(Section):
     dials = ("size",)
+    style: Literal["modern", "gpt"] = "modern"
+    """modern: the shape of Qwen3. gpt: that of GPT-2, and with alternating attention that of GPT-3."""
     layers: Positive
     width: Positive
     context: Positive
@@ -108,10 +110,15 @@ class ModelSection(Section):
     heads: Positive | None = None
     kv_heads: Positive | None = None
     mlp_width: Positive | None = None
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    tied_head: bool = False
-    embedding_std: Annotated[float, Field(gt=0)] = 1.0
+    attention: Literal["dense", "alternating"] = "dense"
+    """alternating: every second layer sees a band of positions only."""
+    band: Positive | None = None
+    """Width of the band: positions that a token sees, its own included."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    norm_eps: Annotated[float, Field(gt=0)] | None = None
+    tied_head: bool | None = None
+    embedding_std: Annotated[float, Field(gt=0)] | None = None
+    """gpt: of all matrices."""
 
 
 class EitherOptimizer(Section):
@@ -237,6 +244,8 @@ class TrainSection(Section):
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
     ramp: RampSection | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    activations: Literal["keep", "selective", "full"] = "keep"
+    """What the backward pass computes again to save memory: nothing, all but matrix products, or everything inside a layer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
     optimizer: AnyOptimizer = MuonSection()
@@ -279,6 +288,7 @@ class TrainSection(Section):
 
 
 WATCHING = {
+    "activations",
     "threads",
     "validate_every",
     "validate_bytes",
@@ -349,15 +359,40 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
     shape = recipe.model
     shape = fill(shape, "model", heads=max(1, shape.width // shape.head_width))
-    shape = fill(shape, "model", kv_heads=shape.heads, mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
-    if shape.heads % shape.kv_heads:
-        raise InputError(f"model.heads = {shape.heads} should be a multiple of model.kv_heads = {shape.kv_heads}")
+    if shape.style == "modern":
+        shape = fill(shape, "model", mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
+        shape = fill(shape, "model", rope_theta=10_000.0, norm_eps=1e-6, tied_head=False, embedding_std=1.0)
+    else:
+        shape = fill(shape, "model", mlp_width=4 * shape.width, norm_eps=1e-5, tied_head=True, embedding_std=0.02)
+    shape = fill(shape, "model", kv_heads=shape.heads, **({"band": 256} if shape.attention == "alternating" else {}))
+    _require_shape(shape, shape.heads, shape.kv_heads)
     scoring = fill(recipe.evaluate, "evaluate", stride=max(1, shape.context // 2))
     if scoring.stride > shape.context:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
     schedule = fill(recipe.train.schedule, "train.schedule", cooldown=recipe.train.schedule.fall)
     train = recipe.train.model_copy(update={"schedule": schedule})
     return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
+
+
+def _require_shape(shape: ModelSection, heads: int, kv_heads: int) -> None:
+    """Raises InputError if sizes contradict each other, or a key belongs to the other style."""
+    if heads % kv_heads:
+        raise InputError(f"model.heads = {heads} should be a multiple of model.kv_heads = {kv_heads}")
+    if shape.attention == "dense" and shape.band is not None:
+        raise InputError(f'model.band = {shape.band} needs model.attention = "alternating"')
+    if shape.style == "modern":
+        if shape.attention != "dense":
+            raise InputError('model.attention = "alternating" needs model.style = "gpt"')
+        return
+    if shape.rope_theta is not None:
+        raise InputError(f'model.rope_theta = {shape.rope_theta}: model.style = "gpt" has learned positions; leave it out')
+    if kv_heads != heads:
+        raise InputError(f'model.kv_heads = {kv_heads} should be model.heads = {heads} with model.style = "gpt"')
+    if heads * shape.head_width != shape.width:
+        raise InputError(
+            f"model.heads = {heads} times model.head_width = {shape.head_width} should be model.width = {shape.width} with "
+            'model.style = "gpt"'
+        )
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from openbook.export.card import card
 from openbook.files import write_json, write_text, written_aside
 from openbook.logbook import Account, readable
-from openbook.model.exchange import ARCHITECTURE
+from openbook.model.exchange import architecture, load_config
 from openbook.model.tokenizer import load_tokenizer
 from openbook.run import Outcome, Run, Stage
 
@@ -28,7 +28,9 @@ def build(run: Run) -> Outcome:
     write_text(weights / "README.md", card(run.recipe, records, told))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = run.verified("train", "weights/model.safetensors").stat().st_size
-    return Outcome([f"weights/{name}" for name in names], {"architecture": ARCHITECTURE, "bytes": size, "folder": "weights"})
+    return Outcome(
+        [f"weights/{name}" for name in names], {"architecture": architecture(load_config(weights)), "bytes": size, "folder": "weights"}
+    )
 
 
 def tokenizer_config(end: str, context: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class RowSource(Protocol):
 def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
     """The transformer that a resolved recipe describes."""
     assert section.heads is not None and section.kv_heads is not None and section.mlp_width is not None  # filled by resolve
+    assert section.norm_eps is not None and section.tied_head is not None
     return TransformerConfig(
         vocab_size=vocab_size,
         context=section.context,
@@ -41,9 +42,11 @@ def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
         kv_heads=section.kv_heads,
         head_width=section.head_width,
         mlp_width=section.mlp_width,
-        rope_theta=section.rope_theta,
+        rope_theta=section.rope_theta or TransformerConfig.rope_theta,
         norm_eps=section.norm_eps,
         tied_head=section.tied_head,
+        style=section.style,
+        band=section.band,
     )
 
 
@@ -88,6 +91,7 @@ class Trainer:
         with torch.device("meta"):
             self.model = Transformer(config_of(recipe.model, recipe.tokenizer.vocab_size))
         self.model.compute_dtype = compute
+        self.model.activations = recipe.train.activations
         mesh = self.workers.mesh
         if mesh:
             cut(self.model, mesh["shards"], compute)
@@ -99,6 +103,7 @@ class Trainer:
 
     def begin_again(self) -> None:
         """The state before the first step."""
+        assert self.recipe.model.embedding_std is not None  # filled by resolve
         initialise(self.model, self.recipe.seed, self.recipe.model.embedding_std)
         for tensor in self.optimizer.state.values():
             tensor.zero_()
