@@ -1,6 +1,6 @@
 """Whether the learning rates that a size and a budget give are good ones: the same runs at half and at twice the rates, three seeds each.
 
-    python benchmarks/dials.py TEXT...      # text files, of a few megabytes together; about 5 CPU-minutes on one thread
+    python benchmarks/dials.py TEXT...      # text files, of a few megabytes together; about 3 CPU-minutes on one thread
 
 Bytes are the tokens. Prints the loss on the last tenth of the text, in bits a byte, as mean and spread over the seeds.
 """
@@ -66,7 +66,7 @@ def main(paths: list[str]) -> None:
         ("twice the rates", 2.0, ""),
         ("weight decay 0.25", 1.0, "weight_decay = 0.25"),
     ]
-    for size, tokens in (("150k", "300k"), ("600k", "150k")):
+    for size, tokens in (("150k", "100k"), ("300k", "100k")):
         print(*recipe_for(size, tokens, 1.0, 1, "")[1], sep="\n")
         for name, factor, optimizer in variants:
             results = [score(recipe_for(size, tokens, factor, seed, optimizer)[0], text) for seed in (1, 2, 3)]
