@@ -72,8 +72,9 @@ def _turn_budget(train: Table, size: int, width: int, context: int, told: list[s
         adamw = optimizer.get("kind") == "adamw"
         rates = {"rate": scaling.adamw_rate(size, batch, tokens)} if adamw else scaling.muon_rates(width, batch, tokens)
         _fill(optimizer, "train.optimizer", told, why, **rates)
-        rate = _amount(optimizer, "train.optimizer", "rate" if adamw else "matrix_rate")
-        _fill(optimizer, "train.optimizer", told, why, weight_decay=scaling.weight_decay(rate, steps, size, tokens))
+        if adamw:
+            rate = _amount(optimizer, "train.optimizer", "rate")
+            _fill(optimizer, "train.optimizer", told, why, weight_decay=scaling.weight_decay(rate, steps, size, tokens))
     schedule = train.setdefault("schedule", {})
     if isinstance(schedule, dict):
         _fill(schedule, "train.schedule", told, why, warmup=scaling.warmup(size, tokens))

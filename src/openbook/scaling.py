@@ -89,8 +89,8 @@ def adamw_rate(size: float, batch: float, tokens: float) -> float:
 def weight_decay(rate: float, steps: int, size: float, tokens: float) -> float:
     """Such that weights forget in a share of the run that falls with D/N: 1 / (rate * steps * share), share = 1.084 * (D/N)^-0.527.
 
-    The time scale is Wang and Aitchison's (2024), the fit Bergsma et al.'s (2025). It gives 0.15 to 0.32 for
-    GPT-3's models, which took 0.1.
+    For AdamW; under Muon the same decay was measured to harm (docs/experiments.md). The time scale is Wang and Aitchison's (2024), the
+    law in D/N Bergsma et al.'s (2025, "Power Lines"). It gives 0.15 to 0.32 for GPT-3's models, which took 0.1.
     """
     return three_digits(1 / (rate * steps * 1.084 * (tokens / size) ** -0.527))
 
