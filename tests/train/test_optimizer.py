@@ -119,9 +119,9 @@ def test_rows_have_the_bits_of_the_whole(kind: str, state: str) -> None:
         orthogonal.update(orthogonalise_all(updates))
         return orthogonal
 
-    alone = Optimizer(whole, SHAPES, settings, gathered)
+    alone = Optimizer(whole, SHAPES, settings, lambda change: gathered)
     both = [
-        Optimizer(half, SHAPES, settings, lambda own, part=part: {name: orthogonal[name][part[name]] for name in own})
+        Optimizer(half, SHAPES, settings, lambda change, part=part: lambda own: {name: orthogonal[name][part[name]] for name in own})
         for half, part in zip(halves, parts, strict=True)
     ]
     for step in range(4):
