@@ -84,6 +84,20 @@ def test_matrices_do_not_depend_on_their_batch_mates() -> None:
         assert torch.allclose(together[index], orthogonalise(matrices[index : index + 1], 5)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(24, 16), (128, 128), (128, 360), (33, 57)])
+def test_in_bf16_neither_batch_mates_nor_threads_change_a_bit(shape: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    matrices = torch.randn(6, *shape)
+    together = orthogonalise(matrices, 5, torch.bfloat16)
+    assert torch.linalg.svdvals(together).min() > 0.4
+    torch.set_num_threads(2)
+    try:
+        for part in (1, 2, 4):
+            assert torch.equal(together[:part], orthogonalise(matrices[:part], 5, torch.bfloat16))
+    finally:
+        torch.set_num_threads(1)
+
+
 SETTINGS = OptimizerSettings(0.02, 0.01, 0.003, 0.005, 0.95, 0.8, 0.95, 0.0, 5)
 
 

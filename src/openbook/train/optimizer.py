@@ -16,19 +16,20 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton–Schulz iteration of Jordan et al. 2024 ("Muon"): steepest at zero, so that small singular values grow fast."""
 
 
-def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
+def orthogonalise(matrices: Tensor, steps: int, precision: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: singular values land in about [0.7, 1.2].
 
-    matrices: (count, rows, columns), all of one shape, in one batched product per iteration. Returns the same shape.
+    matrices: (count, rows, columns), all of one shape, in one batched product per iteration, which is taken in `precision`: bf16 is
+    enough, as Jordan et al. found. Returns the same shape, in fp32.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(precision)
     for _ in range(steps):
         gram = x @ x.mT  # (count, rows, rows)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ class OptimizerSettings:
 
 
 class Optimizer:
-    """One update of all parameters. `state` is name-keyed and complete: parameters, state and step determine the future."""
+    """One update of all parameters. `state` is name-keyed and complete: parameters, state and step determine the future.
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
-        self.settings = settings
+    `precision` is that of the orthogonalisation; all else is fp32.
+    """
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, precision: torch.dtype = torch.float32) -> None:
+        self.settings, self.precision = settings, precision
         self.parameters = dict(model.named_parameters())
         self.state: dict[str, Tensor] = {}
         self.rates: dict[str, float] = {}
@@ -80,18 +84,16 @@ class Optimizer:
     def _muon(self, shape: tuple[int, ...], names: list[str], gradients: Mapping[str, Tensor], scale: float) -> None:
         """Nesterov momentum, orthogonalised; scaled so that a matrix of any shape changes its output by a comparable amount."""
         momentum = self.settings.momentum
-        updates = torch.empty(len(names), *shape, device=gradients[names[0]].device)
-        for row, name in enumerate(names):
-            buffer, gradient = self.state[f"{name}.momentum"], gradients[name]
-            buffer.lerp_(gradient, 1 - momentum)
-            torch.lerp(gradient, buffer, momentum, out=updates[row])
-        updates = orthogonalise(updates, self.settings.newton_schulz_steps)
+        fresh, buffers = [gradients[name] for name in names], [self.state[f"{name}.momentum"] for name in names]
+        torch._foreach_lerp_(buffers, fresh, 1 - momentum)
+        updates = torch.stack(torch._foreach_lerp(fresh, buffers, momentum))
+        updates = orthogonalise(updates, self.settings.newton_schulz_steps, self.precision)
         rate = self.settings.matrix_rate * scale
         size = max(1.0, shape[0] / shape[1]) ** 0.5
-        for row, name in enumerate(names):
-            parameter = self.parameters[name]
-            parameter.mul_(1 - rate * self.settings.weight_decay)
-            parameter.add_(updates[row], alpha=-rate * size)
+        parameters: list[Tensor] = [self.parameters[name] for name in names]
+        if self.settings.weight_decay:
+            torch._foreach_mul_(parameters, 1 - rate * self.settings.weight_decay)
+        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate * size)
 
     def _adam(self, name: str, gradient: Tensor, step: int, rate: float) -> None:
         """Adam (Kingma and Ba 2015) with bias correction; no decay on embeddings, head and norms."""

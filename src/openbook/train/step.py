@@ -70,7 +70,7 @@ class Trainer:
         self.model.compute_dtype = PRECISIONS[recipe.train.precision]
         self.clip = recipe.train.optimizer.clip
         settings = recipe.train.optimizer.model_dump(exclude={"clip"})
-        self.optimizer = Optimizer(self.model, OptimizerSettings(**settings))
+        self.optimizer = Optimizer(self.model, OptimizerSettings(**settings), self.model.compute_dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; the tensors themselves, not copies."""
