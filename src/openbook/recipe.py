@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from openbook.batches import Batches
@@ -77,8 +77,16 @@ class FilesComponent(Component):
     text_key: str = "text"
     """The field of a JSON line or parquet row that holds the text."""
     licence: str | None = None
+    holdout_end: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Hold out this share of the characters of every text, at its end, instead of whole documents by hash."""
     split_bytes: Positive | None = None
     """Cut text files at line ends into documents of about this size; without it, a file is one document."""
+
+    @model_validator(mode="after")
+    def _one_split(self) -> FilesComponent:
+        if self.holdout_end and self.split_bytes:
+            raise PydanticCustomError("split", "holdout_end would cut every document of split_bytes; use one of the two")
+        return self
 
 
 AnyComponent = Annotated[MachineComponent | FilesComponent, Field(discriminator="source")]
@@ -92,11 +100,21 @@ class CorpusSection(Section):
 
 
 class TokenizerSection(Section):
-    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)]
+    kind: Literal["bpe", "characters"] = "bpe"
+    """Byte-level BPE, or the characters of the training text, for comparisons with what was measured on characters."""
+    vocab_size: Annotated[int, Field(ge=3, le=1_000_000)]
+    """With the special tokens; with `characters`, exactly as many as there are."""
     special_tokens: list[str] = ["<|endoftext|>"]
     """The first one ends a document."""
     train_bytes: Positive = 50_000_000
     """How much text the vocabulary is learnt from."""
+
+    @field_validator("vocab_size")
+    @classmethod
+    def _has_all_bytes(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "bpe" and value < 258:
+            raise PydanticCustomError("vocab_size", "should be at least 258: 256 bytes, a merge and a special token")
+        return value
 
 
 class ModelSection(Section):

@@ -166,6 +166,19 @@ def test_one_long_file_can_be_cut_into_documents(tmp_path: Path) -> None:
     assert sum(document.text.count("after") for document in documents(again, "c")) == 300
 
 
+def test_the_end_of_a_text_can_be_held_out(tmp_path: Path) -> None:
+    text = "".join(f"line number {number}, ü\n" for number in range(50))
+    (tmp_path / "play.txt").write_text(text)
+    run = build(tmp_path, files("c", "play.txt", "holdout_end = 0.1"))
+    (train,), (valid,) = (list(read_documents(run.path / f"corpus/c/{split}.parquet")) for split in ("train", "valid"))
+    place = int(len(text) * 0.9)
+    assert (train.text, valid.text) == (text[:place], text[place:])
+    assert (train.origin, valid.origin) == ("play.txt#train", "play.txt#valid")
+    assert "the last 0.1 of its characters" in (run.path / "corpus" / "DATASHEET.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"holdout_end.*split_bytes"):
+        build(tmp_path, files("c", "play.txt", "holdout_end = 0.1\nsplit_bytes = 100"))
+
+
 def test_nothing_held_out_is_told_before_hours_of_training(tmp_path: Path) -> None:
     (tmp_path / "play.txt").write_text("one document\n")
     with pytest.raises(InputError, match=r"corpus\.holdout = 1e-09 held none of the 1 documents out.*split_bytes"):

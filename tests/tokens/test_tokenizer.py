@@ -121,3 +121,35 @@ def test_a_long_document_is_encoded_in_pieces_that_lose_nothing(trained: Tokeniz
     assert trained.encode_batch(["short", text], threads=2) == [trained.encode("short"), trained.encode(text)]
     for hostile in ("x", " "):
         assert trained.decode(trained.encode(hostile * 2_000_001)) == hostile * 2_000_001
+
+
+PLAY = "ROMEO:\nO, è vero — “sì”?\n"
+
+
+@pytest.fixture(scope="module")
+def characters() -> Tokenizer:
+    return learn([PLAY, "and more\n"], TokenizerSection(kind="characters", vocab_size=len(set(PLAY + "and more")) + 1))
+
+
+def test_a_vocabulary_of_characters_is_one_token_a_character(characters: Tokenizer, tmp_path: Path) -> None:
+    ids = characters.encode(PLAY)
+    assert len(ids) == len(PLAY)
+    assert characters.decode(ids) == PLAY
+    assert characters.end_of_document == characters.vocab_size - 1 not in ids
+    characters.save(tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert (loaded.ranks, loaded.pattern, loaded.alphabet) == (characters.ranks, characters.pattern, set(PLAY + "and more"))
+    assert PeerTokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(PLAY).ids == ids == loaded.encode(PLAY)
+    transformers = pytest.importorskip("transformers")
+    assert transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json")).encode(PLAY) == ids
+
+
+def test_a_character_that_was_not_in_the_training_text_is_named(characters: Tokenizer) -> None:
+    for encode in (characters.encode, lambda text: characters.encode_batch([text], 1)):
+        with pytest.raises(InputError, match="no token for 'Z'"):
+            encode("O, Z")
+
+
+def test_another_number_of_characters_than_the_recipe_says_is_told() -> None:
+    with pytest.raises(InputError, match="has 3 different characters; with the special tokens that makes 4"):
+        learn(["abca"], TokenizerSection(kind="characters", vocab_size=5))

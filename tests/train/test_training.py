@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from openbook.documents import Document, DocumentWriter
 from openbook.errors import InputError, OpenbookError
 from openbook.files import sha256_file
 from openbook.integrity import damage
@@ -24,6 +25,7 @@ from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 from openbook.train import checkpoint
+from openbook.train.validation import validation_texts
 from openbook.train.checkpoint import State, newest_first, read_state, save
 from openbook.train.step import Trainer
 
@@ -57,6 +59,16 @@ def test_it_learns_and_says_what_it_did(undisturbed: Run) -> None:
     assert 0 < summary["utilisation"] < 1
     assert set(summary["bits_per_byte"]) == {"prose", "code"}
     assert check(undisturbed.logbook_path) is None
+
+
+def test_validation_looks_at_whole_documents_or_at_the_beginning_of_one(tmp_path: Path) -> None:
+    texts = ["a" * 50, "é" * 20, "b" * 30]
+    with DocumentWriter(tmp_path / "valid.parquet") as writer:
+        for number, text in enumerate(texts):
+            writer.add(Document(str(number), text, "c", None, "o"))
+    assert validation_texts(tmp_path / "valid.parquet", 100) == texts[:2]
+    assert validation_texts(tmp_path / "valid.parquet", 45) == texts[1:2]
+    assert validation_texts(tmp_path / "valid.parquet", 21) == ["a" * 21]
 
 
 def test_only_the_newest_checkpoints_stay(undisturbed: Run) -> None:

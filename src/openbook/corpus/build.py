@@ -49,7 +49,7 @@ class _Component:
             self.dropped.append(Dropped(raw.origin, self.name, raw.bytes, *reason))
             return
         self.seen.add(identifier)
-        split: Split = "valid" if is_held_out(identifier, self.section.holdout) else "train"
+        split = raw.split or ("valid" if is_held_out(identifier, self.section.holdout) else "train")
         self.writers[split].add(Document(identifier, raw.text, self.name, raw.licence, raw.origin))
         self.licences[raw.licence or "unknown"] += 1
 
@@ -132,6 +132,12 @@ def _tell(part: _Component, named_by_user: bool) -> None:
     say(f"  {part.name}: nothing of the kind on this machine; its weight goes to the other components")
 
 
+def _ends(recipe: Recipe) -> str:
+    """What the datasheet adds about components that are split otherwise."""
+    shares = {name: part.holdout_end for name, part in recipe.corpus.components.items() if isinstance(part, FilesComponent)}
+    return "".join(f" Of each text of {name}, the last {share:g} of its characters is held out." for name, share in shares.items() if share)
+
+
 def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     """The corpus in numbers, as Markdown: what is in it, under which licences, what was left out and why."""
     lines = [f"# Corpus of {recipe.name}", "", recipe.description, "", "## What is in it", ""]
@@ -154,7 +160,8 @@ def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     lines += [
         "",
         f"Of equal texts the first one stays, across all components. A document is held out when the hash of its text falls below "
-        f"{recipe.corpus.holdout}, so a held-out text has no exact copy in the training part.",
+        f"{recipe.corpus.holdout}, so a held-out text has no exact copy in the training part."
+        f"{_ends(recipe)}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from openbook.corpus.raw import RawText, by_hash, decode, read_limited, too_long
+from openbook.documents import Split
 from openbook.errors import InputError
 from openbook.recipe import FilesComponent
 
@@ -21,6 +23,9 @@ TEXT = (".txt", ".md", ".py")
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TABLES = (".parquet",)
 ENDINGS = TEXT + LINES + TABLES
+
+TRAIN: Split = "train"
+VALID: Split = "valid"
 
 JSON_OVERHEAD = 8
 """A line of JSON is refused unread beyond this many times the longest document: escapes lengthen a text by 6 at the most."""
@@ -51,9 +56,17 @@ def read_files(component: FilesComponent, folder: Path, where: str, limit: int) 
     """Every text of the component; texts longer than `limit` bytes come as problems, not as text."""
     for origin, path in find_files(component, folder, where):
         try:
-            yield from _read(path, origin, component, limit)
+            for raw in _read(path, origin, component, limit):
+                yield from _cut(raw, component.holdout_end) if component.holdout_end and not raw.problem else [raw]
         except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             yield RawText(origin, bytes=path.stat().st_size, problem=("unreadable", str(error).splitlines()[0]))
+
+
+def _cut(raw: RawText, share: float) -> Iterator[RawText]:
+    """A text's beginning, to train on, and the share of its characters at its end, to hold out."""
+    place = int(len(raw.text) * (1 - share))
+    for text, split in ((raw.text[:place], TRAIN), (raw.text[place:], VALID)):
+        yield replace(raw, origin=f"{raw.origin}#{split}", text=text, bytes=len(text.encode()), split=split)
 
 
 def _read(path: Path, origin: str, component: FilesComponent, limit: int) -> Iterator[RawText]:

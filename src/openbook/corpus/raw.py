@@ -7,16 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from openbook.documents import Split
+
 
 @dataclass(frozen=True)
 class RawText:
-    """A text as found. `problem`, if set, is (reason, detail) for not being able to take it."""
+    """A text as found. `problem`, if set, is (reason, detail) for not being able to take it; `split`, if set, decides where it goes."""
 
     origin: str
     text: str = ""
     bytes: int = 0
     licence: str | None = None
     problem: tuple[str, str] | None = None
+    split: Split | None = None
 
 
 def decode(data: bytes, origin: str, licence: str | None = None) -> RawText:

@@ -20,6 +20,9 @@ from openbook.files import write_json
 PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 """How text is split before merging: GPT-4's pattern, with digits in pairs rather than triples, which suits a small vocabulary."""
 
+CHARACTER = r"[\s\S]"
+"""The pattern that splits text into its characters, for a vocabulary of characters."""
+
 LONG = 100_000
 """Characters beyond which a text is encoded in pieces: the splitter's regular expression exhausts its stack on millions of spaces."""
 
@@ -36,10 +39,15 @@ _TO_BYTE = {character: byte for byte, character in _TO_CHARACTER.items()}
 
 
 class Tokenizer:
-    """Text to ids and back. `ranks` maps each token's bytes to its id; special tokens have ids above them."""
+    """Text to ids and back. `ranks` maps each token's bytes to its id; special tokens have ids above them.
+
+    A vocabulary of characters has no tokens for all 256 bytes, so it spells only texts of characters that it knows; it has no merges.
+    """
 
     def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int], pattern: str = PATTERN) -> None:
         self.ranks, self.special_tokens, self.pattern = ranks, special_tokens, pattern
+        spells_all = all(bytes([byte]) in ranks for byte in range(256))
+        self.alphabet = None if spells_all else {token.decode() for token in ranks}
         self._encoding = tiktoken.Encoding("openbook", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens)
 
     @property
@@ -51,13 +59,26 @@ class Tokenizer:
         return next(iter(self.special_tokens.values()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; a special token's spelling inside the text is text like any other."""
+        """Ids of plain text; a special token's spelling inside the text is text like any other.
+
+        Raises InputError for a character that a vocabulary of characters lacks.
+        """
+        self._require(text)
         return [identifier for piece in _pieces(text) for identifier in self._encoding.encode_ordinary(piece)]
 
     def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
         """`encode` of each text, the short ones in parallel."""
+        for text in texts:
+            self._require(text)
         short = iter(self._encoding.encode_ordinary_batch([text for text in texts if len(text) <= LONG], num_threads=threads))
         return [next(short) if len(text) <= LONG else self.encode(text) for text in texts]
+
+    def _require(self, text: str) -> None:
+        if self.alphabet is not None and (unknown := set(text) - self.alphabet):
+            raise InputError(
+                f"the tokenizer has no token for {min(unknown)!r}: it knows the {len(self.alphabet)} characters of its training text and "
+                'no others; tokenizer.kind = "bpe" spells any text'
+            )
 
     def token_bytes(self, identifier: int) -> bytes:
         """The bytes a token stands for; of a special token, its spelling."""
@@ -72,7 +93,9 @@ class Tokenizer:
     @cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The two parts that each merged token is made of, in rank order: found by merging its bytes with lower ranks only."""
-        merges = []
+        merges: list[tuple[bytes, bytes]] = []
+        if self.alphabet is not None:
+            return merges
         for token, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
             if len(token) > 1:
                 first, second = _parts(token, rank, self.ranks)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from openbook.errors import InputError
 from openbook.model.generate import Sampling
 from openbook.model.tokenizer import Tokenizer
 from openbook.serve.choices import Choice, Part
@@ -27,7 +28,10 @@ def encode(tokenizer: Tokenizer, prompts: list[Prompt], context: int, room: int)
     """Token ids of each prompt, with `room` tokens left in the context. Raises ApiError for unknown ids and for prompts too long."""
     encoded = []
     for prompt in prompts:
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        try:
+            ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        except InputError as error:
+            raise invalid("prompt", str(error)) from None
         if odd := [identifier for identifier in ids if not 0 <= identifier < tokenizer.vocab_size]:
             raise invalid("prompt", f"{odd[0]} is not a token id of this model, which has {tokenizer.vocab_size} tokens")
         if len(ids) + room > context:

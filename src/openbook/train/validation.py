@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from openbook.documents import read_documents
 from openbook.model.score import document_bits
 from openbook.model.tokenizer import load_tokenizer
 from openbook.run import Run
 from openbook.train.step import Trainer
+
+
+def validation_texts(path: Path, limit: int) -> list[str]:
+    """Documents that together have at most `limit` bytes; where each of them is longer than that, the beginning of the first one."""
+    texts: list[str] = []
+    size, first = 0, ""
+    for document in read_documents(path):
+        first = first or document.text
+        if size + document.bytes <= limit:
+            texts.append(document.text)
+            size += document.bytes
+    return texts or ([first.encode()[:limit].decode(errors="ignore")] if first else [])
 
 
 class Validation:
@@ -20,14 +33,9 @@ class Validation:
         self.note = ""
         self.documents: dict[str, tuple[list[list[int]], int]] = {}
         for name in run.recipe.corpus.components:
-            ids: list[list[int]] = []
-            size = 0
-            for document in read_documents(run.path / "corpus" / name / "valid.parquet"):
-                if size + document.bytes <= run.recipe.train.validate_bytes:
-                    ids.append(self.tokenizer.encode(document.text))
-                    size += document.bytes
-            if size:
-                self.documents[name] = (ids, size)
+            texts = validation_texts(run.path / "corpus" / name / "valid.parquet", run.recipe.train.validate_bytes)
+            if texts:
+                self.documents[name] = ([self.tokenizer.encode(text) for text in texts], sum(len(text.encode()) for text in texts))
 
     def score(self, trainer: Trainer) -> tuple[dict[str, float], float]:
         """Bits per byte of each component, and of all the bytes together."""

@@ -1,0 +1,76 @@
+"""Tiny Shakespeare by characters, against nanoGPT: the README's CPU task, and its larger model in equal CPU time."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from train import nanogpt, ours
+from train.common import Absent, data_file
+
+TARGET = 1.88
+"""nanoGPT's README: "gets us a loss of only 1.88"."""
+
+ITERATIONS = 2000
+LARGE = ["--block_size=256", "--batch_size=8", "--n_layer=6", "--n_head=6", "--n_embd=384"]
+LARGE_ITERATIONS = 300
+
+
+def small(folder: Path, checkout: Path | None, seeds: int) -> dict[str, Any]:
+    """CPU-seconds to a validation loss of 1.88."""
+    result = _ours("shakespeare-char.toml", folder, seeds)
+    result["target"] = TARGET
+    result["reached"] = all(run["validation_loss"] <= TARGET for run in result["ours"])
+    return result | _theirs(folder, checkout, result["ours"], ITERATIONS, nanogpt.SMALL)
+
+
+def large(folder: Path, checkout: Path | None, seeds: int) -> dict[str, Any]:
+    """Validation loss after about equal CPU-seconds."""
+    result = _ours("shakespeare-10m.toml", folder, seeds)
+    return result | _theirs(folder, checkout, result["ours"], LARGE_ITERATIONS, LARGE)
+
+
+def _ours(recipe: str, folder: Path, seeds: int) -> dict[str, Any]:
+    text = data_file("corpus", "tinyshakespeare.txt")
+    rows = []
+    for seed in range(1, seeds + 1):
+        path = f"corpus.components.shakespeare.path={text}"
+        run = ours.prepared(recipe, folder / f"{Path(recipe).stem}-{seed}", path, f"seed={seed}", "train.threads=1")
+        rows.append({"seed": seed} | ours.trained(run, text).row())
+    return {"ours": rows}
+
+
+def _theirs(folder: Path, checkout: Path | None, rows: list[dict[str, Any]], iterations: int, flags: list[str]) -> dict[str, Any]:
+    try:
+        source = nanogpt.checked(checkout)
+    except Absent as absent:
+        return {"absent": str(absent)}
+    text = data_file("corpus", "tinyshakespeare.txt")
+    peer = nanogpt.trained(source, folder / f"nanogpt-{iterations}", text, iterations, flags)
+    compared = ("cpu", "steps_only", "tokens", "parameters")
+    ratios = {key: getattr(peer, key) / statistics.median(row[key] for row in rows) for key in compared}
+    return {"nanogpt": asdict(peer), "nanogpt_over_ours": {key: round(value, 3) for key, value in ratios.items()}}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for people."""
+    found = [f"{'':20}{'CPU-s':>8}{'steps only':>12}{'steps':>8}{'tokens':>11}{'parameters':>12}{'validation':>12}"]
+    named = [(f"openbook, seed {row['seed']}", row) for row in result["ours"]]
+    if "nanogpt" in result:
+        named.append(("nanoGPT", result["nanogpt"]))
+    for name, row in named:
+        found.append(
+            f"{name:20}{row['cpu']:8.1f}{row['steps_only']:12.1f}{row['steps']:8}{row['tokens']:11,}{row['parameters']:12,}"
+            f"{row['validation_loss']:12.4f}"
+        )
+    if "nanogpt_over_ours" in result:
+        ratio = result["nanogpt_over_ours"]
+        found.append(
+            f"nanoGPT over openbook: {ratio['cpu']:.1f} times the CPU-seconds ({ratio['steps_only']:.1f} times without start and "
+            f"evaluations), {ratio['tokens']:.1f} times the tokens, {ratio['parameters']:.3f} times the parameters"
+        )
+    if "reached" in result:
+        found.append(f"validation loss of {result['target']}: {'reached' if result['reached'] else 'NOT reached'} by every seed of ours")
+    return found + ([result["absent"]] if "absent" in result else [])
