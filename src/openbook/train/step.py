@@ -88,14 +88,14 @@ class Trainer:
         self.batches = recipe.train.batches
         self.workers = workers or Solo()
         compute = PRECISIONS[recipe.train.precision]
-        with torch.device("meta"):
+        mesh = self.workers.mesh
+        with torch.device("meta" if mesh else device):  # what will be cut need not be whole anywhere
             self.model = Transformer(config_of(recipe.model, recipe.tokenizer.vocab_size))
         self.model.compute_dtype = compute
         self.model.activations = recipe.train.activations
-        mesh = self.workers.mesh
         if mesh:
             cut(self.model, mesh["shards"], compute)
-        self.model.to_empty(device=device)
+            self.model.to_empty(device=device)
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
         self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, recipe.train.optimizer, self.holding.of_wholes)
         self.computing = self.waiting = 0.0
