@@ -25,6 +25,16 @@ class History:
         return sum(not attempt.finished for attempt in self.earlier)
 
     @property
+    def futile(self) -> int:
+        """How many attempts in a row, up to the last one, have ended without a checkpoint."""
+        count = 0
+        for attempt in reversed(self.earlier):
+            if attempt.finished or any(event["event"] == "checkpoint" for event in attempt.inside):
+                break
+            count += 1
+        return count
+
+    @property
     def hours(self) -> float:
         """How long all attempts have been at work."""
         return sum(attempt.seconds or 0.0 for attempt in self.earlier) / 3600.0

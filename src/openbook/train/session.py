@@ -315,7 +315,8 @@ class Session:
         if self.section.checkpoint_every:
             return False
         hours = cadence.mean_time_between_failures(self.section.hours_between_failures, self.past.hours, self.past.interruptions)
-        return cadence.is_due(time.monotonic(), self.saved_at, cadence.interval_seconds(self.save_cost, hours))
+        interval = cadence.interval_seconds(self.save_cost, hours) / 2**self.past.futile
+        return cadence.is_due(time.monotonic(), self.saved_at, interval)
 
     def _save(self) -> None:
         self._collect(wait=True)
