@@ -7,6 +7,7 @@ file, the line and what would be right. `resolve` fills in what follows from oth
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -372,7 +373,7 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
     def fill(section: Section, where: str, **values: Any) -> Any:
         missing = {key: value for key, value in values.items() if getattr(section, key) is None}
-        derived.extend(f"{where}.{key} = {value}" for key, value in missing.items())
+        derived.extend(f"{where}.{key} = {json.dumps(value)}" for key, value in missing.items())
         return section.model_copy(update=missing)
 
     shape = recipe.model

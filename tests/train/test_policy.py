@@ -173,7 +173,7 @@ def test_clean_trainings_are_left_alone(seed: int, start: float, end: float, hal
         drift += chance.gauss(0, walk)
         loss = end + (start - end) * 0.5 ** (step / half_life) + drift + chance.gauss(0, noise)
         decision = decide(SETTINGS, memory, step, loss, 0.3 * chance.lognormvariate(0, 0.3))
-        assert not decision.why
+        assert decision.kind == "commit"
         memory = decision.memory
 
 

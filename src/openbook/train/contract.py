@@ -30,6 +30,15 @@ SWITCHES = (
 """Variables of the environment by which torch's libraries choose their kernels; one that is not set is not in the contract."""
 
 
+def compute_alike(device: torch.device) -> None:
+    """Makes a GPU give the same bits each time, where torch leaves a choice. A CPU does so by itself."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+
+
 def contract(device: torch.device, precision: str) -> Contract:
     """The contract under which this process computes on a device. `build` digests how torch was built, its BLAS and oneDNN."""
     here = environment()

@@ -28,7 +28,7 @@ from openbook.run import Run
 from openbook.tokens import Rows
 from openbook.train import cadence
 from openbook.train.checkpoint import Saved, Saver, State, load, newest_first, read_state, save, step_of
-from openbook.train.contract import changes, contract
+from openbook.train.contract import changes, compute_alike, contract
 from openbook.train.fingerprint import fingerprint
 from openbook.train.history import History, history
 from openbook.train.peak import matmul_flops_per_second
@@ -109,6 +109,7 @@ class Session:
             torch.set_num_threads(self.section.threads)
         self.rows = Rows.open(run)
         self.device = choose_device(self.section.device)
+        compute_alike(self.device)
         self.trainer = Trainer(run.recipe, self.device, workers)
         self.past: History = history(read(run.logbook_path), key)
         self.root = run.path / "checkpoints"

@@ -24,7 +24,7 @@ from openbook.progress import say, track
 from openbook.run import Run
 from openbook.tokens import Rows
 from openbook.train.checkpoint import load, read_state, step_of, whole
-from openbook.train.contract import Contract, changes, contract
+from openbook.train.contract import Contract, changes, compute_alike, contract
 from openbook.train.fingerprint import fingerprint
 from openbook.train.policy import Memory
 from openbook.train.session import choose_device
@@ -183,6 +183,7 @@ class Replayer:
         self.recorded = recorded(run.logbook_path)
         wanted = run.recipe.train.device
         self.device = choose_device("auto" if wanted == "cuda" else wanted)
+        compute_alike(self.device)
         here = contract(self.device, run.recipe.train.precision)
         finals = [self.recorded.final(step) for step in range(first + 1, last + 1)]
         theirs = [self.recorded.contracts[at] for at in finals if at in self.recorded.contracts]
