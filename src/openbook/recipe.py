@@ -282,6 +282,8 @@ class TrainSection(Section):
     """Checkpoints at multiples of this step are never removed: replays can start from them."""
     fingerprint_every: Positive | None = None
     """Steps between fingerprints of the weights in the logbook; every checkpoint has one in any case."""
+    offload: bool = False
+    """Keep the optimizer's state in the machine's memory instead of the GPU's; slower, and not one bit different."""
     shards: Positive = 1
     """Workers that hold one model together (FSDP2), a power of two; the other workers are replicas of these."""
     audit_every: Positive | None = None
@@ -316,6 +318,7 @@ WATCHING = {
     "keep_checkpoints",
     "permanent_every",
     "fingerprint_every",
+    "offload",
     "shards",
     "audit_every",
     "hang_seconds",

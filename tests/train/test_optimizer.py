@@ -158,3 +158,15 @@ def test_few_bits_do_not_let_the_second_moment_stand_still(state: str) -> None:
     with optimizer.moments.open(["w.square"], [gradient]) as (found,):
         mean = found.mean(0)
     assert torch.allclose(mean, exact.state["w.square"].mean(0), rtol=0.1)
+
+
+@pytest.mark.parametrize("state", ["fp32", "int8"])
+def test_state_kept_elsewhere_changes_no_bit(state: str) -> None:
+    settings = MuonSection(state=state)
+    here, there = drawn(5), drawn(5)
+    both = [Optimizer(here, SHAPES, settings), Optimizer(there, SHAPES, settings, offload=True)]
+    for step in range(3):
+        for optimizer in both:
+            optimizer.step(drawn(100 + step, 1e-3), step, 1.0)
+    assert all(torch.equal(here[name], there[name]) for name in here)
+    assert all(torch.equal(both[0].state[name], both[1].state[name]) for name in both[0].state)

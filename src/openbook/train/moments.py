@@ -25,10 +25,13 @@ TINY = 1e-30
 
 
 class Moments:
-    """Tensors by name. In int8, `NAME` holds codes and `NAME.scale` a scale for each row; all of it is in `tensors`."""
+    """Tensors by name. In int8, `NAME` holds codes and `NAME.scale` a scale for each row; all of it is in `tensors`.
 
-    def __init__(self, bits: Bits) -> None:
-        self.bits = bits
+    With `offload` they lie in the machine's memory, pinned where there is a GPU, and visit the gradients' device one after another.
+    """
+
+    def __init__(self, bits: Bits, offload: bool = False) -> None:
+        self.bits, self.offload = bits, offload
         self.tensors: dict[str, Tensor] = {}
         self.squares: set[str] = set()
         self.columns = 0
@@ -40,35 +43,48 @@ class Moments:
             dtype = torch.bfloat16
         if like.dim() > 1 and self.bits == "int8":
             dtype = torch.uint8 if square else torch.int8
-            self.tensors[f"{name}.scale"] = torch.zeros(like.shape[:-1], device=like.device)
-        self.tensors[name] = torch.zeros(like.shape, dtype=dtype, device=like.device)
+            self.tensors[f"{name}.scale"] = self._zeros(like.shape[:-1], torch.float32, like.device)
+        self.tensors[name] = self._zeros(like.shape, dtype, like.device)
         self.columns = max(self.columns, like.shape[-1])
         if square:
             self.squares.add(name)
 
-    def begin(self, step: int) -> None:
+    def _zeros(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if not self.offload:
+            return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.zeros(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether an open moment is a copy, of which there had better not be many."""
+        return self.offload or self.bits != "fp32"
+
+    def begin(self, step: int, device: torch.device) -> None:
         """Draws the step's randomness: 16 bits for every column."""
         if self.bits != "fp32":
             drawn = generator(step, "rounding").integers(1 << 16, size=self.columns, dtype="int32")
-            self.dither = torch.from_numpy(drawn).to(next(iter(self.tensors.values())).device)
+            self.dither = torch.from_numpy(drawn).to(device)
 
     @contextmanager
     def open(self, names: list[str], gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         """The moments in fp32, to be changed in place; packed again on the way out."""
-        values = [self._unpacked(name) for name in names]
+        values = [self._unpacked(name, gradient.device) for name, gradient in zip(names, gradients, strict=True)]
         yield values
         for name, value, gradient in zip(names, values, gradients, strict=True):
-            if value is not self.tensors[name]:
+            if self.tensors[name].dtype == torch.float32:
+                if self.offload:
+                    self.tensors[name].copy_(value)
+            else:
                 noise = (gradient.view(torch.int32) ^ self.dither[: value.shape[-1]]) & 0xFFFF
                 self._pack(name, value, noise)
 
-    def _unpacked(self, name: str) -> Tensor:
-        stored = self.tensors[name]
+    def _unpacked(self, name: str, device: torch.device) -> Tensor:
+        stored = self.tensors[name].to(device)
         if stored.dtype == torch.float32:
             return stored
         if stored.dtype == torch.bfloat16:
             return stored.float()
-        value = stored.float().mul_(self.tensors[f"{name}.scale"].unsqueeze(-1))
+        value = stored.float().mul_(self.tensors[f"{name}.scale"].to(device).unsqueeze(-1))
         return value.square_() if name in self.squares else value
 
     def _pack(self, name: str, value: Tensor, noise: Tensor) -> None:

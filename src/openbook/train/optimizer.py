@@ -62,6 +62,7 @@ class Optimizer:
 
     parameters: by name, each whole or some of its rows (maybe none), on one device, fp32.
     shapes: by name, the whole shape. Muon takes what is named `layers.…` and has two dimensions.
+    offload: keeps the state in the machine's memory instead of the parameters' device.
     of_wholes: makes of a function of whole matrices one that gets and returns this process's rows of them.
     """
 
@@ -71,6 +72,7 @@ class Optimizer:
         shapes: Mapping[str, tuple[int, ...]],
         settings: MuonSection | AdamWSection,
         of_wholes: Callable[[Orthogonalise], Orthogonalise] = lambda orthogonalise: orthogonalise,
+        offload: bool = False,
     ) -> None:
         self.parameters, self.settings = dict(parameters), settings
         self.matrices: dict[str, float] = {}
@@ -86,7 +88,7 @@ class Optimizer:
         if isinstance(settings, MuonSection):
             dtype = torch.bfloat16 if settings.newton_schulz_precision == "bf16" else torch.float32
             self.orthogonalise = of_wholes(partial(orthogonalise_all, steps=settings.newton_schulz_steps, dtype=dtype))
-        self.moments = Moments(settings.state)
+        self.moments = Moments(settings.state, offload)
         for name in self.matrices:
             self.moments.add(f"{name}.momentum", self.parameters[name])
         for name in (name for names in self.groups.values() for name in names):
@@ -100,7 +102,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], step: int, scale: float) -> None:
         """Applies update number `step` (from 0) with learning rates multiplied by `scale`."""
-        self.moments.begin(step)
+        self.moments.begin(step, next(iter(gradients.values())).device)
         if self.matrices:
             self._muon(gradients, scale)
         for (rate, decay), names in self.groups.items():
@@ -109,7 +111,7 @@ class Optimizer:
 
     def _at_once(self, names: list[str]) -> Iterator[list[str]]:
         """All names where state is updated where it lies; else one after another, as each is unpacked into fp32 meanwhile."""
-        yield from [names] if self.settings.state == "fp32" else ([name] for name in names)
+        yield from ([name] for name in names) if self.moments.one_by_one else [names]
 
     def _muon(self, gradients: Mapping[str, Tensor], scale: float) -> None:
         """Nesterov momentum, orthogonalised (Jordan et al. 2024)."""

@@ -109,6 +109,8 @@ class Session:
             torch.set_num_threads(self.section.threads)
         self.rows = Rows.open(run)
         self.device = choose_device(self.section.device)
+        if self.section.offload and self.device.type == "cpu":
+            raise InputError("train.offload = true: there is no GPU here whose memory it could save; leave it out")
         compute_alike(self.device)
         self.trainer = Trainer(run.recipe, self.device, workers)
         self.past: History = history(read(run.logbook_path), key)

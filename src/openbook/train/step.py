@@ -97,7 +97,8 @@ class Trainer:
             cut(self.model, mesh["shards"], compute)
             self.model.to_empty(device=device)
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
-        self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, recipe.train.optimizer, self.holding.of_wholes)
+        settings, offload = recipe.train.optimizer, recipe.train.offload
+        self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, settings, self.holding.of_wholes, offload)
         self.computing = self.waiting = 0.0
         self.begin_again()
 
