@@ -89,7 +89,8 @@ def test_in_bf16_neither_batch_mates_nor_threads_change_a_bit(shape: tuple[int, 
     torch.manual_seed(2)
     matrices = torch.randn(6, *shape)
     together = orthogonalise(matrices, 5, torch.bfloat16)
-    assert torch.linalg.svdvals(together).min() > 0.4
+    exact = orthogonalise(matrices, 5)
+    assert (together - exact).norm() < 0.05 * exact.norm()
     torch.set_num_threads(2)
     try:
         for part in (1, 2, 4):
