@@ -8,7 +8,7 @@ import pytest
 
 from openbook.errors import InputError
 from openbook.recipe import load_recipe
-from tiny import RECIPE
+from tiny import RECIPE, write_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,3 +98,17 @@ def test_a_recipe_that_is_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
     assert load_recipe(path)[0].name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("pue = 0.9", "greater than or equal to 1"),
+        ("declared_watts = 0", "greater than 0"),
+        ("grid_per_kwh = 5", "did you mean 'grid_g_per_kwh'"),
+    ],
+)
+def test_energy_that_cannot_be_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    path = write_recipe(tmp_path, RECIPE + f"\n[energy]\n{line}\n")
+    with pytest.raises(InputError, match=problem):
+        load_recipe(path)

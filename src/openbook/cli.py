@@ -16,7 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from openbook.errors import AlreadyTold, InputError, OpenbookError
+from openbook.arguments import Json, RunArgument, show
+from openbook.cli_logbook import logbook
+from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
     help="Train and use a GPT-class language model in the open, from raw text to a served model.",
@@ -26,8 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/pocket.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
+
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[
     str | None, typer.Option("--accept-change", metavar="WHY", help="Go on under another numerics contract; the logbook keeps the reason.")
@@ -63,11 +65,6 @@ def main() -> None:
 def fail(message: str, status: int) -> None:
     print(f"openbook: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def show(value: Any, text: str, as_json: bool) -> None:
-    """Prints a result for machines or for people."""
-    print(json.dumps(value, ensure_ascii=False) if as_json else text, flush=True)
 
 
 @app.command()
@@ -185,20 +182,21 @@ def train(
 def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
     """Takes part as one of several processes. Rank 0 speaks for all, and leaves the result to the process that started it, if any."""
     from openbook.pipeline import update_as_worker
+    from openbook.train.audit import Corruption
     from openbook.train.launch import SUPERVISED, end_with_supervisor
-    from openbook.train.step import NotFinite
+    from openbook.train.session import NotFinite
     from openbook.train.workers import Disagreement, LostWorker
 
     supervised = SUPERVISED in os.environ
     if supervised:
-        end_with_supervisor()
+        end_with_supervisor(opened.path)
     stages = update_as_worker(opened, own, again)
     try:
         if own.rank == 0 and not supervised:
             _tell(opened, stages, as_json)
         else:
             list(stages)
-    except (LostWorker, NotFinite, Disagreement) as error:
+    except (LostWorker, NotFinite, Disagreement, Corruption, Stopped) as error:  # all workers come to the same conclusion
         if own.rank == 0 and not (supervised and isinstance(error, LostWorker)):
             raise
         raise typer.Exit(error.status) from None
@@ -267,6 +265,23 @@ def _span(opened: Any, steps: str) -> tuple[int, int]:
     from openbook.train.verify import span
 
     return span(opened, steps)
+
+
+@app.command()
+def deploy(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/pocket.toml.")],
+    target: Annotated[str, typer.Option("--for", metavar="SCHEDULER", help="slurm or kubernetes.")],
+    nodes: Annotated[int, typer.Option(min=1, help="At most so many machines; it goes on with fewer.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="0 trains on processors.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Print a job file that trains the recipe on a cluster: elastic, asked to stop before the time limit, started again after."""
+    from openbook.deploy import render
+    from openbook.recipe import load_recipe
+
+    loaded, _ = load_recipe(recipe)
+    text = render(loaded, recipe, target, nodes, gpus_per_node)
+    show({"for": target, "file": text}, text.rstrip("\n"), as_json)
 
 
 @app.command()

@@ -8,13 +8,17 @@ class OpenbookError(Exception):
 
 
 class Stopped(OpenbookError):
-    """Somebody asked a long piece of work to stop, by a signal; its state is saved. Exit status 130."""
+    """Somebody asked a long piece of work to stop, by a signal; its state is saved.
 
-    status = 130
+    Exit status 130 where a person pressed Ctrl-C; else 75, "try again", on which schedulers start the work again.
+    """
+
+    INTERRUPTED, REQUEUE = 130, 75
 
     def __init__(self, message: str, cause: str) -> None:
         super().__init__(message)
         self.cause = cause
+        self.status = self.INTERRUPTED if cause == "SIGINT" else self.REQUEUE
 
 
 class AlreadyTold(OpenbookError):

@@ -42,18 +42,31 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, which then survive a power cut: what is written inside is of no use without their names."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def aside_name(path: Path) -> Path:
+    """Where what will stand at `path` is written."""
+    return path.with_name(path.name + ASIDE)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Gives a name to write to; renames it to `path` if the block succeeds, removes it if the block fails.
 
     Works for a file or a folder; a folder that stood at `path` is replaced.
     """
-    aside = path.with_name(path.name + ASIDE)
+    aside = aside_name(path)
     remove(aside)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         yield aside
-        for part in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
+        for part in (*sorted(aside.rglob("*")), aside):
             if part.is_file():
                 sync_file(part)
             else:

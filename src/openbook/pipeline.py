@@ -60,7 +60,7 @@ def update(run: Run, names: list[str], again: bool = False, workers: int = 1) ->
         return
     from openbook.train import require_enough_work
 
-    require_enough_work(workers, run.recipe.train.microbatches)
+    require_enough_work(workers, run.recipe.train)
     at = names.index("train")
     yield from update(run, names[:at], again)
     yield _train(run, workers, again)
@@ -93,7 +93,7 @@ def _train(run: Run, workers: int, again: bool) -> Done:
         run.inputs(stage)
     if not current:
         accepted = ["--accept-change", run.accepted_change] if run.accepted_change is not None else []
-        supervise(run.path, workers, [*(["--again"] if again else []), *accepted])
+        supervise(run.path, workers, run.recipe.train.hang_seconds, [*(["--again"] if again else []), *accepted])
     with run.locked():
         record = run.stage_record("train")
     assert record is not None

@@ -10,11 +10,14 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from openbook.batches import Batches
+from openbook.complaints import Misset, explain, place
+from openbook.dials import turn
 from openbook.errors import InputError
 from openbook.files import sha256_json
 
@@ -30,15 +33,18 @@ class Section(BaseModel):
     """A table of the recipe: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    dials: ClassVar[tuple[str, ...]] = ()
+    """Keys of the document from which others are derived; see openbook.dials."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            known = [*cls.dials, *cls.model_fields]
             for key in value:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(cls.model_fields)}"
+                    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
                     raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": key, "hint": hint})
         return value
 
@@ -112,6 +118,9 @@ class TokenizerSection(Section):
 
 
 class ModelSection(Section):
+    dials = ("size",)
+    style: Literal["modern", "gpt"] = "modern"
+    """modern: the shape of Qwen3. gpt: that of GPT-2, and with alternating attention that of GPT-3."""
     layers: Positive
     width: Positive
     context: Positive
@@ -119,15 +128,30 @@ class ModelSection(Section):
     heads: Positive | None = None
     kv_heads: Positive | None = None
     mlp_width: Positive | None = None
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    tied_head: bool = False
-    embedding_std: Annotated[float, Field(gt=0)] = 1.0
+    attention: Literal["dense", "alternating"] = "dense"
+    """alternating: every second layer sees a band of positions only."""
+    band: Positive | None = None
+    """Width of the band: positions that a token sees, its own included."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    norm_eps: Annotated[float, Field(gt=0)] | None = None
+    tied_head: bool | None = None
+    embedding_std: Annotated[float, Field(gt=0)] | None = None
+    """gpt: of all matrices."""
 
 
-class OptimizerSection(Section):
+class EitherOptimizer(Section):
+    """What both optimizers have."""
+
+    state: Literal["fp32", "bf16", "int8"] = "fp32"
+    """What the optimizer's memory of past gradients is kept in; see docs/training.md."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients whose norm is above this are scaled down to it."""
+
+
+class MuonSection(EitherOptimizer):
     """Peak learning rates; Muon takes the matrices inside the layers, AdamW the rest."""
 
+    kind: Literal["muon"] = "muon"
     matrix_rate: Rate = 0.02
     embedding_rate: Rate = 0.02
     head_rate: Rate = 0.004
@@ -136,55 +160,165 @@ class OptimizerSection(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.8
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     weight_decay: Rate = 0.0
+    """Share of itself, times the learning rate, that a matrix inside the layers loses in a step; nothing else decays."""
     newton_schulz_steps: Annotated[int, Field(gt=0, le=20)] = 5
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients whose norm is above this are scaled down to it."""
+    newton_schulz_precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class AdamWSection(EitherOptimizer):
+    """One peak learning rate for everything. The other values are GPT-3's (Brown et al. 2020, appendix B)."""
+
+    kind: Literal["adamw"]
+    rate: Rate = 6e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Rate = 0.1
+    """Share of itself, times the learning rate, that a matrix loses in a step, embeddings and head included; norms and biases do not."""
+
+
+def _kind(section: Any) -> Any:
+    return section.get("kind", "muon") if isinstance(section, dict) else getattr(section, "kind", "muon")
+
+
+AnyOptimizer = Annotated[Annotated[MuonSection, Tag("muon")] | Annotated[AdamWSection, Tag("adamw")], Discriminator(_kind)]
 
 
 class ScheduleSection(Section):
-    """Warm up, stay flat, cool down linearly; all as shares of the run."""
+    """How the learning rate goes: up from zero, flat, down to the floor. All are shares of the run's tokens."""
 
+    kind: Literal["wsd", "cosine", "linear"] = "wsd"
+    """`wsd` (warm up, stable, decay) falls linearly over its second half, `cosine` and `linear` fall from the warm-up's end."""
     warmup: Share = 0.03
-    cooldown: Share = 0.5
+    cooldown: Share | None = None
+    """Where the fall begins, counted back from its end. By default as `kind` says."""
+    end: Share = 1.0
+    """Where the fall ends; from there on the floor holds."""
     floor: Share = 0.0
     """What is left of the learning rate at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleSection:
-        if self.warmup + self.cooldown > 1:
-            raise PydanticCustomError("schedule", "warmup and cooldown should add up to at most 1")
+        if self.warmup + (self.cooldown or 0.0) > self.end:
+            raise PydanticCustomError("schedule", "warmup and cooldown should add up to at most end")
+        return self
+
+    @property
+    def fall(self) -> float:
+        """`cooldown`, or what follows from the kind."""
+        if self.cooldown is not None:
+            return self.cooldown
+        rest = self.end - self.warmup
+        return min(0.5, rest) if self.kind == "wsd" else rest
+
+
+class RampSection(Section):
+    """A batch that grows: so many microbatches a step at first, doubling until it is whole."""
+
+    start: Positive = 1
+    """Microbatches in the first step: a power of two."""
+    over: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the run's tokens until the batch is whole."""
+
+
+class AnomaliesSection(Section):
+    """What counts as an anomaly of a training, and what follows from it. These values shape the weights."""
+
+    enabled: bool = True
+    """Without it, a loss or gradient that is not finite ends the training, and nothing else is looked at."""
+    window: Annotated[int, Field(ge=16)] = 128
+    """How many committed steps a new one is compared with."""
+    min_history: Annotated[int, Field(ge=8)] = 32
+    """Below this many of them, only what is not finite is an anomaly."""
+    threshold: Annotated[float, Field(gt=0)] = 6.0
+    """A loss this many robust deviations above the window's median is high."""
+    spike: Annotated[float, Field(gt=0)] = 20.0
+    """A loss or gradient norm this many above it is not committed at all."""
+    patience: Annotated[int, Field(ge=2)] = 3
+    """This many high losses, or skipped steps, in a row lead back to an anchor."""
+    anchor_every: Positive = 100
+    """A training goes back to a multiple of this step."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often it goes back in one trouble before the learning rate is lowered as well."""
+    max_lowerings: Annotated[int, Field(ge=0)] = 3
+    """How often the learning rate is lowered in one trouble before the training stops and asks."""
+    rate_cut: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """What a lowering leaves of the learning rate."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AnomaliesSection:
+        if self.min_history > self.window:
+            raise PydanticCustomError("anomalies", "min_history should be at most window")
+        if self.spike < self.threshold:
+            raise PydanticCustomError("anomalies", "spike should be at least threshold")
         return self
 
 
 class TrainSection(Section):
+    dials = ("tokens", "tokens_per_parameter")
     steps: Positive
     microbatch_rows: Positive
     microbatches: Positive = 1
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
+    ramp: RampSection | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    activations: Literal["keep", "selective", "full"] = "keep"
+    """What the backward pass computes again to save memory: nothing, all but matrix products, or everything inside a layer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
-    optimizer: OptimizerSection = OptimizerSection()
+    optimizer: AnyOptimizer = MuonSection()
     schedule: ScheduleSection = ScheduleSection()
     validate_every: Positive = 100
     validate_bytes: Positive = 60_000
     """Held-out bytes per component looked at during training."""
-    checkpoint_every: Positive = 50
+    checkpoint_every: Positive | None = None
+    """Steps between checkpoints. Without it, they are as frequent as pays: see `hours_between_failures`."""
+    hours_between_failures: Annotated[float, Field(gt=0)] = 6.0
+    """What to expect before anything has failed; from it, from what has failed and from what a save costs follows how often to save."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """The newest ones to keep: at least two, so that a damaged one has a predecessor."""
     permanent_every: Positive | None = None
     """Checkpoints at multiples of this step are never removed: replays can start from them."""
     fingerprint_every: Positive | None = None
     """Steps between fingerprints of the weights in the logbook; every checkpoint has one in any case."""
+    shards: Positive = 1
+    """Workers that hold one model together (FSDP2), a power of two; the other workers are replicas of these."""
+    audit_every: Positive | None = None
+    """Steps between audits, in which each worker also computes one microbatch of a neighbour and the bits are compared."""
+    hang_seconds: Positive = 600
+    """Without a word for so long, workers are held to hang: they are ended, and started again."""
+    anomalies: AnomaliesSection = AnomaliesSection()
 
     @model_validator(mode="after")
     def _power_of_two(self) -> TrainSection:
         if self.microbatches & (self.microbatches - 1):
             raise PydanticCustomError("microbatches", "microbatches should be a power of two")
+        if self.ramp and (self.ramp.start & (self.ramp.start - 1) or self.ramp.start > self.microbatches):
+            raise PydanticCustomError("ramp", "ramp.start should be a power of two and at most microbatches")
         return self
 
+    @property
+    def batches(self) -> Batches:
+        """How many microbatches each step has."""
+        if self.ramp is None:
+            return Batches(self.steps, self.microbatches)
+        return Batches.growing(self.steps, self.microbatches, self.ramp.start, self.ramp.over)
 
-WATCHING = {"threads", "validate_every", "validate_bytes", "checkpoint_every", "keep_checkpoints", "permanent_every", "fingerprint_every"}
+
+WATCHING = {
+    "activations",
+    "threads",
+    "validate_every",
+    "validate_bytes",
+    "checkpoint_every",
+    "hours_between_failures",
+    "keep_checkpoints",
+    "permanent_every",
+    "fingerprint_every",
+    "shards",
+    "audit_every",
+    "hang_seconds",
+}
 """Keys of `train` that change no bit of the weights, and may therefore change in mid-run."""
 
 
@@ -198,6 +332,17 @@ class EvaluateSection(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
 
 
+class EnergySection(Section):
+    """What is declared about the electricity; nothing here shapes a weight, and nothing that is not declared is ever guessed."""
+
+    pue: Annotated[float, Field(ge=1)] | None = None
+    """Power usage effectiveness: what the building draws over what its computers draw."""
+    grid_g_per_kwh: Rate | None = None
+    """Grams of CO2-equivalent that a kilowatt-hour from the grid stands for, at the place and in the year of the run."""
+    declared_watts: Annotated[float, Field(gt=0)] | None = None
+    """What the machines of the run draw together, on the user's word; counts only where no counter was read."""
+
+
 class Recipe(Section):
     name: Name
     description: str = ""
@@ -207,6 +352,7 @@ class Recipe(Section):
     model: ModelSection
     train: TrainSection
     evaluate: EvaluateSection = EvaluateSection()
+    energy: EnergySection = EnergySection()
 
     def sha256(self) -> str:
         return sha256_json(self.model_dump(mode="json"))
@@ -231,13 +377,40 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
     shape = recipe.model
     shape = fill(shape, "model", heads=max(1, shape.width // shape.head_width))
-    shape = fill(shape, "model", kv_heads=shape.heads, mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
-    if shape.heads % shape.kv_heads:
-        raise InputError(f"model.heads = {shape.heads} should be a multiple of model.kv_heads = {shape.kv_heads}")
+    if shape.style == "modern":
+        shape = fill(shape, "model", mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
+        shape = fill(shape, "model", rope_theta=10_000.0, norm_eps=1e-6, tied_head=False, embedding_std=1.0)
+    else:
+        shape = fill(shape, "model", mlp_width=4 * shape.width, norm_eps=1e-5, tied_head=True, embedding_std=0.02)
+    shape = fill(shape, "model", kv_heads=shape.heads, **({"band": 256} if shape.attention == "alternating" else {}))
+    _require_shape(shape, shape.heads, shape.kv_heads)
     scoring = fill(recipe.evaluate, "evaluate", stride=max(1, shape.context // 2))
     if scoring.stride > shape.context:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
-    return recipe.model_copy(update={"model": shape, "evaluate": scoring}), derived
+    schedule = fill(recipe.train.schedule, "train.schedule", cooldown=recipe.train.schedule.fall)
+    train = recipe.train.model_copy(update={"schedule": schedule})
+    return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
+
+
+def _require_shape(shape: ModelSection, heads: int, kv_heads: int) -> None:
+    """Raises InputError if sizes contradict each other, or a key belongs to the other style."""
+    if heads % kv_heads:
+        raise InputError(f"model.heads = {heads} should be a multiple of model.kv_heads = {kv_heads}")
+    if shape.attention == "dense" and shape.band is not None:
+        raise InputError(f'model.band = {shape.band} needs model.attention = "alternating"')
+    if shape.style == "modern":
+        if shape.attention != "dense":
+            raise InputError('model.attention = "alternating" needs model.style = "gpt"')
+        return
+    if shape.rope_theta is not None:
+        raise InputError(f'model.rope_theta = {shape.rope_theta}: model.style = "gpt" has learned positions; leave it out')
+    if kv_heads != heads:
+        raise InputError(f'model.kv_heads = {kv_heads} should be model.heads = {heads} with model.style = "gpt"')
+    if heads * shape.head_width != shape.width:
+        raise InputError(
+            f"model.heads = {heads} times model.head_width = {shape.head_width} should be model.width = {shape.width} with "
+            'model.style = "gpt"'
+        )
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:
@@ -258,9 +431,13 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list
         raise InputError(f"{path}: not valid TOML: {error}") from None
     forced = dict(_override(document, item) for item in overrides)
     try:
-        return resolve(Recipe.model_validate(document))
+        told = turn(document)
+        recipe, derived = resolve(Recipe.model_validate(document))
+    except Misset as wrong:
+        raise InputError(f"{place(wrong.keys, text, path, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
     except ValidationError as error:
-        raise InputError(_explain(error, document, text, path, forced)) from None
+        raise InputError(explain(error, document, text, path, forced)) from None
+    return recipe, told + derived
 
 
 def _override(document: dict[str, Any], item: str) -> tuple[tuple[str, ...], str]:
@@ -280,71 +457,3 @@ def _override(document: dict[str, Any], item: str) -> tuple[tuple[str, ...], str
             raise InputError(f"--set {item}: {key!r} is a value, not a table")
     table[keys[-1]] = parsed
     return keys, item
-
-
-_SHOULD_BE = {
-    "int_type": "should be a whole number",
-    "int_from_float": "should be a whole number",
-    "float_type": "should be a number",
-    "string_type": "should be text in quotes",
-    "bool_type": "should be true or false",
-    "list_type": "should be a list in brackets",
-    "dict_type": "should be a table",
-    "model_type": "should be a table",
-    "missing": "is missing",
-    "finite_number": "should be a finite number",
-    "string_pattern_mismatch": "should be a name of lower-case letters, digits, - and _",
-}
-
-
-def _explain(error: ValidationError, document: dict[str, Any], text: str, path: Path, forced: dict[tuple[str, ...], str]) -> str:
-    """One line for the first problem of a document."""
-    problems = error.errors()
-    first = problems[0]
-    keys = _key_path(first, document)
-    message = first["msg"][0].lower() + first["msg"][1:]
-    if first["type"] in ("literal_error", "union_tag_invalid"):
-        expected = first.get("ctx", {}).get("expected") or first.get("ctx", {}).get("expected_tags")
-        message = f"should be one of {expected}"
-    elif first["type"] == "union_tag_not_found":
-        message = "needs source = 'machine' or 'files'"
-    message = _SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
-    where = f"--set {forced[keys]}" if keys in forced else f"{path}:{_line_of(keys, text)}"
-    shown = "" if isinstance(first["input"], dict) or first["type"] == "missing" else f" = {first['input']!r}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {'.'.join(keys)}{shown}: {message}{more}"
-
-
-def _key_path(problem: ErrorDetails, document: dict[str, Any]) -> tuple[str, ...]:
-    """The error's place as keys of the document, without the tags that pydantic adds for a union's members."""
-    keys: list[str] = []
-    table: Any = document
-    for index, part in enumerate(problem["loc"]):
-        last = index == len(problem["loc"]) - 1
-        if isinstance(table, dict) and part in table:
-            table = table[part]
-        elif isinstance(part, int) and isinstance(table, list):
-            table = table[part] if part < len(table) else None
-        elif not (last and problem["type"] == "missing"):
-            continue
-        keys.append(str(part))
-    extra = problem.get("ctx", {}).get("key")
-    return (*keys, extra) if extra else tuple(keys)
-
-
-def _line_of(keys: tuple[str, ...], text: str) -> int:
-    """The line (from 1) where a key is set, else where its nearest enclosing table begins; 1 where there is neither."""
-    best, best_depth = 1, 0
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if line.startswith("["):
-            table = tuple(part.strip().strip("\"'") for part in line.strip("[] ").split("]")[0].split("."))
-            here = table
-        elif "=" in line and not line.startswith("#"):
-            here = (*table, *(part.strip().strip("\"'") for part in line.split("=", 1)[0].split(".")))
-        else:
-            continue
-        if here == keys[: len(here)] and len(here) > best_depth:
-            best, best_depth = number, len(here)
-    return best

@@ -185,13 +185,17 @@ def _size(path: Path) -> int | None:
         return None
 
 
+class Busy(InputError):
+    """Another process holds the run's lock."""
+
+
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with (path / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{path}: another openbook command is writing this run; wait for it, or use another --out") from None
+            raise Busy(f"{path}: another openbook command is writing this run; wait for it, or use another --out") from None
         yield
 
 

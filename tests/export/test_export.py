@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
+from chronicle import Chronicle
 from openbook.documents import read_documents
+from openbook.export.card import card
 from openbook.files import sha256_file
+from openbook.logbook import Account
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
+from openbook.recipe import EnergySection
 from openbook.run import Run
 
 
@@ -60,3 +65,35 @@ def test_the_manifest_knows_every_file_of_the_folder(finished: Run) -> None:
 def test_the_configuration_names_the_end_of_a_document(finished: Run) -> None:
     config = json.loads((finished.path / "weights" / "config.json").read_text())
     assert config["eos_token_id"] == config["vocab_size"] - 1 == 299
+
+
+def test_the_card_tells_of_interruptions_energy_and_carbon(finished: Run, tmp_path: Path) -> None:
+    book = Chronicle(tmp_path)
+    book.begin()
+    book.steps(4)
+    book.save(0, seconds=40.0, cpu_seconds=40.0, joules={"measured:rapl": 3.6e6})
+    book.begin(after=3600)
+    book.interrupted("hang", back=2)
+    book.steps(4)
+    book.end(0, seconds=40.0, cpu_seconds=40.0, joules={"measured:rapl": 3.6e6})
+    book.tell("verify", steps=[0, 4], verdict="holds", differs=None)
+    declared = EnergySection(pue=1.2, grid_g_per_kwh=50.0)
+    records = {name: finished.manifest["stages"][name] for name in ("corpus", "tokenize", "train", "evaluate")}
+    text = card(finished.recipe, records, Account(book.events(), {}, declared)).replace("\N{NO-BREAK SPACE}", " ")
+    for shown in (
+        "1 interruption in 1 h 01 min",
+        "1.6% of that time was work that counts",
+        "| hang | 1 | 1.006 |",
+        "the same to the bit: steps 0 to 4.",
+        "| train | 1 min 20 s | 1 min 20 s | 7.20 MJ (2.00 kWh) measured:rapl |",
+        "in vain, in work that does not count: 1.80 MJ (500 Wh) measured:rapl.",
+        "Carbon: 2 kWh × PUE 1.2 × 50 g/kWh = 120 g CO2e.",
+    ):
+        assert shown in text, shown
+
+
+def test_without_declarations_the_card_says_what_is_missing(finished: Run) -> None:
+    text = (finished.path / "weights" / "README.md").read_text(encoding="utf-8")
+    assert "0 interruptions in " in text and "No step had been replayed yet." in text
+    assert "no carbon figure without" in text and "energy.pue, energy.grid_g_per_kwh" in text
+    assert "| export |" not in text and "| evaluate |" in text

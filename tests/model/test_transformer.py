@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,16 @@ SHAPES = {
     "grouped": TransformerConfig(300, 48, 2, 32, 4, 2, 16, 96, rope_theta=500_000.0, norm_eps=1e-5),
     "one key head": TransformerConfig(300, 48, 3, 48, 3, 1, 8, 64),
     "tied": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 64, tied_head=True),
+    "gpt": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, style="gpt"),
+    "gpt untied": TransformerConfig(300, 48, 2, 36, 3, 3, 12, 100, style="gpt"),
+    "banded": TransformerConfig(300, 48, 3, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, style="gpt", band=7),
 }
 
 
 def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
     """A model whose every part matters: no zero and no one is left in its weights."""
     model = Transformer(config)
-    initialise(model, seed)
+    initialise(model, seed, 0.02 if config.style == "gpt" else 1.0)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +47,8 @@ def test_transformers_gives_the_same_logits(shape: str, tmp_path: Path) -> None:
     model = random_model(SHAPES[shape])
     save_weights(model, tmp_path, end_of_document=299)
     peer = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert type(peer).__name__ == "Qwen3ForCausalLM"
+    expected = {"gpt": "GPT2LMHeadModel", "gpt untied": "GPT2LMHeadModel", "banded": "GPTNeoForCausalLM"}
+    assert type(peer).__name__ == expected.get(shape, "Qwen3ForCausalLM")
     tokens = torch.randint(0, 300, (3, 48))
     with torch.no_grad():
         ours, theirs = model.logits(model(tokens)), peer(tokens).logits
@@ -129,8 +134,9 @@ def test_the_head_loss_survives_extreme_logits() -> None:
     assert torch.isfinite(hidden.grad).all()
 
 
-def test_bf16_stays_close_to_fp32() -> None:
-    model = random_model(SHAPES["grouped"])
+@pytest.mark.parametrize("shape", ["grouped", "gpt", "banded"])
+def test_bf16_stays_close_to_fp32(shape: str) -> None:
+    model = random_model(SHAPES[shape])
     tokens, targets = torch.randint(0, 300, (2, 40)), torch.randint(0, 300, (2, 40))
     exact = float(model.loss(tokens, targets).detach())
     model.compute_dtype = torch.bfloat16
@@ -154,6 +160,17 @@ def test_first_weights_depend_on_seed_and_name_alone() -> None:
             assert not torch.equal(parameter, other.get_parameter(name))
 
 
+def test_first_weights_in_the_gpt_style_are_those_of_gpt2() -> None:
+    model = Transformer(replace(SHAPES["gpt"], layers=8, width=128, heads=8))
+    initialise(model, 1, 0.02)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            assert (parameter == (0.0 if name.endswith(".bias") else 1.0)).all(), name
+        else:
+            writes = name.endswith(("attention.output.weight", "mlp.down.weight"))
+            assert parameter.std().item() == pytest.approx(0.02 / 4 if writes else 0.02, rel=0.05), name
+
+
 def test_a_new_model_guesses_uniformly() -> None:
     model = Transformer(SHAPES["plain"])
     initialise(model, 1)
@@ -161,7 +178,7 @@ def test_a_new_model_guesses_uniformly() -> None:
     assert float(loss.detach()) == pytest.approx(torch.tensor(300.0).log().item(), abs=0.01)
 
 
-@pytest.mark.parametrize("shape", ["plain", "grouped"])
+@pytest.mark.parametrize("shape", ["plain", "grouped", "gpt"])
 def test_the_flop_count_is_what_torch_counts(shape: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -172,12 +189,22 @@ def test_the_flop_count_is_what_torch_counts(shape: str) -> None:
         model.logits(model(tokens)).sum().backward()
     attention = 6 * config.layers * config.context * config.heads * config.head_width
     products = counter.get_flop_counts()["Global"]
-    counted = sum(count for operator, count in products.items() if "attention" not in str(operator))
+    counted = sum(count for operator, count in products.items() if str(operator) in ("aten.mm", "aten.addmm"))  # bmm: attention
     assert counted == (config.flops_per_token() - attention) * config.context
 
 
-def test_parameters_are_counted_exactly() -> None:
-    config = SHAPES["grouped"]
+def test_a_band_spares_what_it_hides() -> None:
+    config = SHAPES["banded"]
+    pairs = [sum(min(position + 1, band or 99) - 0.5 for position in range(48)) for band in (config.band_of(layer) for layer in range(3))]
+    dense, banded = (12 * 32 * count / 48 for count in pairs[:2])  # half a position: the one that is not full yet, on average
+    assert config.flops_per_token() - 6 * config.matmul_parameters == pytest.approx(2 * dense + banded, rel=0.02)
+    assert config.flops_per_token(4) == replace(config, band=None).flops_per_token(4)
+
+
+@pytest.mark.parametrize("shape", ["grouped", "gpt untied"])
+def test_parameters_are_counted_exactly(shape: str) -> None:
+    config = SHAPES[shape]
     model = Transformer(config)
-    matrices = sum(parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() == 2 and "embedding" not in name)
+    looked_up = ("embedding.weight", "position.weight")
+    matrices = sum(parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() == 2 and name not in looked_up)
     assert config.matmul_parameters == matrices

@@ -105,7 +105,9 @@ def test_the_report_of_a_real_run(finished: Run) -> None:
     train = finished.manifest["stages"]["train"]["summary"]
     assert f"{train['parameters']:,}" in page.text and f"{train['tokens']:,}" in page.text and "Not yet" not in page.text
     scores = json.loads((finished.path / "scores" / "bits_per_byte.json").read_text())
-    for row in scores["components"].values():
+    summary = finished.manifest["stages"]["evaluate"]["summary"]["components"]
+    for name, row in scores["components"].items():
+        assert summary[name]["model"] == row["model"]["bpb"]  # one number, rounded once, here and on the console
         assert f"{row['model']['bpb']:.3f}" in page.text and f"{row['baselines']['xz_archive']['bpb']:.3f}" in page.text
     artifacts = {
         path: entry

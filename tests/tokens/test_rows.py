@@ -61,6 +61,22 @@ def test_rows_come_from_the_component_and_place_that_the_order_names(tokenized: 
     assert np.array_equal(rows(3, 1)[0], rows.shards[name].tokens[index * 32 : index * 32 + 33])
 
 
+def test_a_growing_batch_and_a_skipped_range_read_every_row_once(tokenized: Run) -> None:
+    """Microbatches of 1, 1, 2, 2, 4, 4 to a step, two of which are passed over before the fourth step."""
+    grown, _ = load_recipe(
+        tokenized.recipe_folder / "tiny.toml", ["train.steps=6", "train.microbatches=4", "train.ramp={start = 1, over = 0.43}"]
+    )
+    rows = Rows({"prose": shard_of(tokenized), "code": shard_of(tokenized, "code")}, grown)
+    sizes = [rows.batches.microbatches_at(step) for step in range(6)]
+    assert sizes == [1, 1, 2, 2, 4, 4]
+    read = [rows.sample(step, number, row, 2 * (step > 2)) for step in range(6) for number in range(sizes[step]) for row in range(2)]
+    assert read == [*range(8), *range(12, 32)]
+    assert np.array_equal(rows(3, 0, 2), rows(4, 0))
+    rows.require(skipped=2)
+    with pytest.raises(InputError, match="training needs"):
+        rows.require(skipped=10_000)
+
+
 def test_a_flipped_byte_of_a_shard_is_found_and_named(tokenized: Run, tmp_path: Path) -> None:
     shutil.copytree(tokenized.path, tmp_path / "run")
     path = tmp_path / "run" / "tokens" / "train" / "code.bin"

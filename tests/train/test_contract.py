@@ -15,7 +15,7 @@ from openbook.files import remove, sha256_file
 from openbook.logbook import Event, read
 from openbook.pipeline import update
 from openbook.run import Run
-from openbook.train import build
+from openbook.train import session
 from openbook.train.checkpoint import newest_first, read_state
 from openbook.train.contract import SWITCHES, Contract, changes, contract
 
@@ -86,7 +86,7 @@ def test_it_is_logged_and_kept_in_checkpoints(trained: Run) -> None:
 def test_going_on_under_another_contract_is_refused(
     interrupted: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "contract", elsewhere)
+    monkeypatch.setattr(session, "contract", elsewhere)
     monkeypatch.setattr(sys, "argv", ["openbook", "train", str(interrupted.path), "--again"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -102,7 +102,7 @@ def test_going_on_under_another_contract_is_refused(
 def test_an_accepted_change_is_on_record_and_holds_from_then_on(
     interrupted: Run, trained: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "contract", elsewhere)
+    monkeypatch.setattr(session, "contract", elsewhere)
     monkeypatch.setattr(sys, "argv", ["openbook", "train", str(interrupted.path), "--again", "--accept-change", "the old machine burnt"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openbook.train.fingerprint import ROWS, WIDTH, digest, element_sum, fingerprint
+from openbook.train.fingerprint import ROWS, WIDTH, element_sum, fingerprint
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int8]
 
@@ -55,7 +55,7 @@ def test_any_cut_gives_the_same(seed: int, size: int, cuts: list[int], dtype: to
     bounds = [0, *sorted(min(cut, size) for cut in cuts), size]
     parts = [element_sum(values[a:b], a) for a, b in pairwise(bounds)]
     total = sum(int(part) for part in reversed(parts))
-    assert digest([("x", (size,), dtype, total)]) == fingerprint({"x": values})
+    assert total % 2**64 == int(element_sum(values)) % 2**64
 
 
 @settings(max_examples=50, deadline=None)

@@ -25,7 +25,7 @@ from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 from openbook.train import checkpoint
-from openbook.train.build import validation_texts
+from openbook.train.validation import validation_texts
 from openbook.train.checkpoint import State, newest_first, read_state, save
 from openbook.train.step import Trainer
 
@@ -165,7 +165,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tokenized: Run, tmp
     kinds = [event["event"] for event in events]
     assert kinds.count("interruption") == kinds.count("resume") == 3
     assert "replay.mismatch" not in kinds
-    assert all(event["cause"] == "killed without a word" for event in events if event["event"] == "interruption")
+    assert all(event["cause"] == "killed" for event in events if event["event"] == "interruption")
     assert check(run.logbook_path) is None
 
 
@@ -272,6 +272,6 @@ def test_a_run_that_diverges_stops_before_it_spoils_anything(tokenized: Run, tmp
     source = tokenized.recipe_folder / "tiny.toml"
     wild, _ = load_recipe(source, ["train.optimizer.matrix_rate=1e30", "train.optimizer.head_rate=1e30"])
     run = open_run(tmp_path / "run", wild, source)
-    with pytest.raises(OpenbookError, match=r"step \d+: loss .* not finite; lower train\.optimizer"):
+    with pytest.raises(OpenbookError, match=r"step \d+: loss .* not finite, .*; going back 6 times has not helped: lower train\.optimizer"):
         list(update(run, ["train"]))
     assert not (run.path / "weights").exists()

@@ -128,8 +128,8 @@ def _row(texts: Sequence[bytes], bits: Mapping[str, Sequence[float]], seed: int)
 
 
 def _compact(row: dict[str, Any]) -> dict[str, Any]:
-    """Only the values: for people, and for the logbook."""
-    values = {title: round(estimate["bpb"], 4) for title, estimate in {"model": row["model"], **row["baselines"]}.items()}
+    """Only the values, unrounded: the console and the report round the same number, once."""
+    values = {title: estimate["bpb"] for title, estimate in {"model": row["model"], **row["baselines"]}.items()}
     return {**values, "bytes": row["bytes"], "documents": row["documents"]}
 
 

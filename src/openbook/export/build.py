@@ -7,7 +7,8 @@ from typing import Any
 
 from openbook.export.card import card
 from openbook.files import write_json, write_text, written_aside
-from openbook.model.exchange import ARCHITECTURE
+from openbook.logbook import Account, readable
+from openbook.model.exchange import architecture, load_config
 from openbook.model.tokenizer import load_tokenizer
 from openbook.run import Outcome, Run, Stage
 
@@ -22,10 +23,14 @@ def build(run: Run) -> Outcome:
     write_json(weights / "tokenizer_config.json", tokenizer_config(end, run.recipe.model.context))
     write_json(weights / "generation_config.json", {"bos_token_id": tokenizer.end_of_document, "eos_token_id": tokenizer.end_of_document})
     records: dict[str, Any] = {name: record for name, record in run.manifest["stages"].items() if name in STAGE.reads}
-    write_text(weights / "README.md", card(run.recipe, records))
+    events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
+    told = Account(events, records, run.recipe.energy)
+    write_text(weights / "README.md", card(run.recipe, records, told))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = run.verified("train", "weights/model.safetensors").stat().st_size
-    return Outcome([f"weights/{name}" for name in names], {"architecture": ARCHITECTURE, "bytes": size, "folder": "weights"})
+    return Outcome(
+        [f"weights/{name}" for name in names], {"architecture": architecture(load_config(weights)), "bytes": size, "folder": "weights"}
+    )
 
 
 def tokenizer_config(end: str, context: int) -> dict[str, Any]:
@@ -39,4 +44,9 @@ def tokenizer_config(end: str, context: int) -> dict[str, Any]:
     }
 
 
-STAGE = Stage("export", 1, ("corpus", "tokenize", "train", "evaluate"), lambda run: [run.recipe.name, run.recipe.description], build)
+def parameters(run: Run) -> Any:
+    """What the card says that is not in the artifacts it reads."""
+    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json")]
+
+
+STAGE = Stage("export", 2, ("corpus", "tokenize", "train", "evaluate"), parameters, build)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openbook.logbook import Account
+from openbook.logbook.bill import carbon_line
 from openbook.recipe import Recipe
+from openbook.words import NOTHING, count, duration, energy, percent
 
 
-def card(recipe: Recipe, records: Mapping[str, Any]) -> str:
+def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
     """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate."""
     train, corpus = records["train"]["summary"], records["corpus"]["summary"]["components"]
     text_bytes = sum(part["train"]["bytes"] for part in corpus.values())
@@ -27,7 +30,8 @@ def card(recipe: Recipe, records: Mapping[str, Any]) -> str:
         "```",
         "",
     ]
-    return "\n".join(lines + _scores(records["evaluate"]["summary"]) + _data(corpus) + _cost(records) + _limits())
+    lines += _scores(records["evaluate"]["summary"]) + _data(corpus) + _history(account) + _cost(records, account) + _limits()
+    return "\n".join(lines)
 
 
 def _scores(scores: Mapping[str, Any]) -> list[str]:
@@ -50,17 +54,58 @@ def _data(corpus: Mapping[str, Any]) -> list[str]:
     return [*lines, "", "What was left out, and why, is in the run's `corpus/DATASHEET.md`.", ""]
 
 
-def _cost(records: Mapping[str, Any]) -> list[str]:
-    cost, train = records["train"]["cost"], records["train"]["summary"]
-    joules = cost.get("joules")
-    energy = ", ".join(f"{value:,.0f} J ({source})" for source, value in joules.items()) if joules else "no energy counter on that machine"
-    return [
-        "## Cost of training",
-        "",
-        f"{train['seconds']:,.0f} seconds of training on {train['device']} in {train['precision']}, at {train['tokens_per_second']:,.0f} "
-        f"tokens/s, {train['utilisation']:.0%} of the matrix-product rate measured on the same machine. Energy: {energy}.",
+def _history(account: Account) -> list[str]:
+    """What happened on the way, and what was checked afterwards."""
+    past, found = account.training, account.verified
+    times = f"{len(past.incidents)} interruption{'' if len(past.incidents) == 1 else 's'}"
+    lines = ["## Training history", ""]
+    lines += [
+        f"{times} in {duration(past.elapsed)} from beginning to end; {percent(past.effective)} of that time was work that counts "
+        "(effective training time).",
         "",
     ]
+    causes = past.causes()
+    if causes:
+        lines += ["| cause | times | hours lost |", "|---|---:|---:|"]
+        lines += [f"| {cause} | {count(row['times'])} | {row['seconds'] / 3600:.3f} |" for cause, row in causes.items()]
+        lines += [""]
+    for what, each in account.changes.items():
+        lines += [f"- {what} changed on the way: {change}" for change in each]
+    lines += [""] if lines[-1] else []
+    spans = ", ".join(f"{first} to {last}" for first, last in found["spans"])
+    bad = [f"{event['steps'][0]} to {event['steps'][1]} {event['verdict']}" for event in found["replays"] if event["verdict"] != "holds"]
+    replayed = f"Replayed when this card was written, the same to the bit: steps {spans}." if spans else "No step had been replayed yet."
+    return [*lines, replayed + (f" Replayed otherwise: {', '.join(bad)}." if bad else ""), ""]
+
+
+def _cost(records: Mapping[str, Any], account: Account) -> list[str]:
+    train = records["train"]["summary"]
+    sources = sorted({source for cost in account.costs for source in cost.joules})
+    lines = [
+        "## Cost, energy and carbon",
+        "",
+        f"{train['seconds']:,.0f} seconds of training on {train['device']} in {train['precision']}, at {train['tokens_per_second']:,.0f} "
+        f"tokens/s, {train['utilisation']:.0%} of the matrix-product rate measured on the same machine. All attempts are counted.",
+        "",
+        "| stage | time | CPU time | energy, and where it comes from |",
+        "|---|---:|---:|---:|",
+    ]
+    for cost in account.costs:
+        joules = ", ".join(f"{energy(value)} {source}" for source, value in cost.joules.items()) or "absent"
+        lines.append(f"| {cost.stage} | {duration(cost.seconds)} | {duration(cost.cpu_seconds)} | {joules} |")
+    wasted = {source: energy(account.waste.wasted.get(source)) for source in sources if account.waste.wasted.get(source)}
+    told = ", ".join(f"{value} {source}" for source, value in wasted.items()) or NOTHING
+    vain = f" Of the training's energy in vain, in work that does not count: {told}." if sources else ""
+    lines += ["", f"Energy: {_energy(account, sources)}.{vain}", "", f"Carbon: {carbon_line(account.carbon)}.", ""]
+    return lines
+
+
+def _energy(account: Account, sources: Sequence[str]) -> str:
+    """All stages together; where nothing was measured or declared, that is said."""
+    totals = [f"{energy(sum(cost.joules.get(source, 0.0) for cost in account.costs))} {source}" for source in sources]
+    absent = account.carbon.absent_seconds
+    missing = [f"absent for {duration(absent)} of work, which no counter could be read for and no watts are declared for"] if absent else []
+    return "; ".join([*totals, *missing]) or NOTHING
 
 
 def _limits() -> list[str]:

@@ -10,6 +10,10 @@ from typing import Any
 Event = dict[str, Any]
 
 
+VISITORS = {"note", "verify", "recipe", "recipe.changed", "logbook.repaired"}
+"""Events that others write between attempts: no sign of life of the attempt before them."""
+
+
 def seconds_between(start: Event | None, end: Event | None) -> float | None:
     try:
         return (datetime.fromisoformat(end["time"]) - datetime.fromisoformat(start["time"])).total_seconds()  # type: ignore[index]
@@ -33,12 +37,14 @@ class Attempt:
 
     @property
     def last(self) -> Event:
-        return self.end or (self.inside[-1] if self.inside else self.begin)
+        own = (event for event in reversed(self.inside) if event["event"] not in VISITORS)
+        return self.end or next(own, self.begin)
 
     @property
     def seconds(self) -> float | None:
         """Wall time: metered where the attempt ended with a word, else from the first to the last event."""
-        return self.cost.get("seconds", seconds_between(self.begin, self.last))
+        metered = (self.end or {}).get("cost") or {}
+        return metered.get("seconds", seconds_between(self.begin, self.last))
 
     @property
     def cost(self) -> dict[str, Any]:
@@ -76,23 +82,33 @@ def attempts(events: Iterable[Event]) -> list[Attempt]:
 
 @dataclass
 class Spent:
-    """A sum of what meters said; the peak is the highest, the rest adds up."""
+    """A sum of what meters said; the peak is the highest, the rest adds up. `phases` are seconds, CPU seconds and joules by phase."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     joules: dict[str, float] = field(default_factory=dict)
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, cost: dict[str, Any]) -> None:
         self.seconds += cost.get("seconds") or 0.0
         self.cpu_seconds += cost.get("cpu_seconds") or 0.0
         self.peak_bytes = max(self.peak_bytes, cost.get("peak_bytes") or 0)
-        for counter, joules in (cost.get("joules") or {}).items():
-            self.joules[counter] = self.joules.get(counter, 0.0) + joules
+        _add_joules(self.joules, cost)
+        for name, part in (cost.get("phases") or {}).items():
+            phase = self.phases.setdefault(name, {"seconds": 0.0, "cpu_seconds": 0.0, "joules": {}})
+            for figure in ("seconds", "cpu_seconds"):
+                phase[figure] = round(phase[figure] + part.get(figure, 0.0), 3)
+            _add_joules(phase["joules"], part)
 
     def as_cost(self) -> dict[str, Any]:
         facts = {"seconds": round(self.seconds, 3), "cpu_seconds": round(self.cpu_seconds, 3), "peak_bytes": self.peak_bytes}
-        return facts | ({"joules": self.joules} if self.joules else {})
+        return facts | {name: part for name in ("joules", "phases") if (part := getattr(self, name))}
+
+
+def _add_joules(total: dict[str, float], cost: dict[str, Any]) -> None:
+    for counter, joules in (cost.get("joules") or {}).items():
+        total[counter] = round(total.get(counter, 0.0) + joules, 3)
 
 
 def spent(events: Iterable[Event], stage: str, key: str) -> Spent:

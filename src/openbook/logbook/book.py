@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.files import canonical_json
+from openbook.logbook.notes import pending
 
 START = "0" * 64
 """What the first line carries in place of the hash of the line before."""
@@ -44,6 +45,7 @@ class Logbook:
         if len(whole) < len(content):
             self._file.truncate(len(whole))
             self.append("logbook.repaired", torn_bytes=len(content) - len(whole))
+        self.take_notes(whole)
 
     def append(self, event: str, **fields: Any) -> None:
         """Adds one event; it reaches the operating system at once and the disk at the next `sync`."""
@@ -52,6 +54,17 @@ class Logbook:
         self._file.write(line + b"\n")
         self._file.flush()
         self._previous = _digest(line)
+
+    def take_notes(self, already: bytes = b"") -> None:
+        """Enters the notes that wait beside the logbook, and removes them. Costs one look into a folder.
+
+        `already` is what the logbook held when it was opened: a note that a killed process had entered, but not removed, is in it.
+        """
+        for path, note in pending(self.path.parent):
+            if f'"id":"{note["id"]}"'.encode() not in already:
+                self.append("note", **note)
+                self.sync()
+            path.unlink(missing_ok=True)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -11,8 +11,10 @@ import math
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from openbook.model.transformer import Transformer
+from openbook.model.transformer import Transformer, TransformerConfig
 
 HEAD_STD = 0.001
 """A head that starts near zero starts at the loss of a uniform guess."""
@@ -24,25 +26,37 @@ def generator(seed: int, *purpose: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def deviation(name: str, shape: torch.Size, embedding_std: float) -> float:
-    """Standard deviation of a weight's initial values; 0 for the projections that write to the residual stream."""
+def deviation(config: TransformerConfig, name: str, shape: torch.Size, embedding_std: float) -> float:
+    """Standard deviation of a matrix's initial values.
+
+    gpt: `embedding_std` everywhere (0.02 is GPT-2's), over sqrt(2 layers) for the projections that write to the residual stream (Radford
+    et al. 2019, section 2.3). modern: 0 for those, so that every layer starts as the identity, as in Zhang et al. 2019 "Fixup".
+    """
+    writes = name.endswith((".attention.output.weight", ".mlp.down.weight"))
+    if config.style == "gpt":
+        return embedding_std / math.sqrt(2 * config.layers) if writes else embedding_std
     if name.startswith("embedding."):
         return embedding_std
     if name.startswith("head."):
         return HEAD_STD
-    if name.endswith((".attention.output.weight", ".mlp.down.weight")):
-        return 0.0
-    return 1.0 / math.sqrt(shape[1])
+    return 0.0 if writes else 1.0 / math.sqrt(shape[1])
 
 
+def initial_values(config: TransformerConfig, name: str, shape: torch.Size, seed: int, embedding_std: float) -> torch.Tensor:
+    """A parameter's initial values: zeros for biases, ones for norms' weights, normal values for matrices (see `deviation`)."""
+    if len(shape) == 1:
+        return torch.full(shape, 0.0 if name.endswith(".bias") else 1.0)
+    values = generator(seed, "initial", name).standard_normal(tuple(shape)) * deviation(config, name, shape, embedding_std)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@torch.no_grad()
 def initialise(model: Transformer, seed: int, embedding_std: float = 1.0) -> None:
-    """Fills the parameters in place: ones for norms, zeros for residual writers (so that every layer starts as the identity, as in
-    Zhang et al. 2019 "Fixup" and modded-nanogpt), normal values elsewhere."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(1.0)
-                continue
-            std = deviation(name, parameter.shape, embedding_std)
-            values = generator(seed, "initial", name).standard_normal(tuple(parameter.shape)) * std
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)))
+    """Fills the parameters in place, or a worker's rows of them where the model is cut over several."""
+    for name, parameter in model.named_parameters():
+        values = initial_values(model.config, name, parameter.shape, seed, embedding_std)
+        if isinstance(parameter, DTensor):
+            own, (start, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+            parameter.to_local().copy_(values[start : start + own[0]])
+        else:
+            parameter.copy_(values)

@@ -1,8 +1,7 @@
-"""The transformer, described by data.
+"""The transformer, described by data: pre-norm residual layers of the style that its configuration names.
 
-Pre-norm RMSNorm, rotary positions, RMS-normalised queries and keys, grouped-query attention, SwiGLU and an untied head:
-the "modern" shape, chosen because it is at the same time the stock `Qwen3ForCausalLM`, so that a trained model is served by
-transformers, vLLM and llama.cpp with no code of ours.
+The modern style is at the same time the stock `Qwen3ForCausalLM` and the gpt style `GPT2LMHeadModel` (with bands `GPTNeoForCausalLM`),
+so that a trained model is served by transformers, vLLM and llama.cpp with no code of ours.
 
 The module knows nothing of meshes, run directories or servers. Weights stay in fp32; a linear layer casts its weight to the
 type of its input, so the type of the embedded tokens decides the precision of the whole pass.
@@ -10,160 +9,76 @@ type of its input, so the type of the embedded tokens decides the precision of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
+from openbook.model.attention import Attention, LayerCache
+from openbook.model.config import TransformerConfig
 from openbook.model.loss import head_loss
+from openbook.model.parts import MLP, Linear, SwiGLU, norm
 
+__all__ = ["Activations", "Cache", "Transformer", "TransformerConfig"]
 
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes of a transformer; every number that its shape depends on."""
+Activations = Literal["keep", "selective", "full"]
+"""What the forward pass keeps for the backward pass inside a layer: everything, what matrix products gave, or nothing."""
 
-    vocab_size: int
-    context: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    mlp_width: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    tied_head: bool = False
-
-    @property
-    def matmul_parameters(self) -> int:
-        """Parameters that take part in a matrix product for each token (the head, but not the embedding lookup)."""
-        attention = self.width * self.head_width * 2 * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.width * self.mlp_width) + self.vocab_size * self.width
-
-    def flops_per_token(self, context: int | None = None) -> float:
-        """Floating-point operations to train on one token: forward and backward, causal attention counted once.
-
-        6 per matmul parameter, plus 6 * layers * context * heads * head_width for scores and mixing over the half of the square
-        that causality leaves (Kaplan et al. 2020, section 2.1, halved).
-        """
-        span = context or self.context
-        return 6.0 * self.matmul_parameters + 6.0 * self.layers * span * self.heads * self.head_width
-
-
-class Linear(nn.Module):
-    """A matrix product without bias; the weight, (out, in), is cast to the type of the input."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) on halves. x: (batch, heads, time, head_width); cos, sin: (time, head_width/2)."""
-    first, second = x.chunk(2, dim=-1)  # (batch, heads, time, head_width/2) each
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention with RMS-normalised queries and keys."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        self.query = Linear(config.width, self.heads * self.head_width)
-        self.key = Linear(config.width, self.kv_heads * self.head_width)
-        self.value = Linear(config.width, self.kv_heads * self.head_width)
-        self.output = Linear(self.heads * self.head_width, config.width)
-        self.query_norm = RMSNorm(self.head_width, config.norm_eps)
-        self.key_norm = RMSNorm(self.head_width, config.norm_eps)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None) -> Tensor:
-        batch, time, _ = x.shape
-        query = self.query_norm(self.query(x).view(batch, time, self.heads, self.head_width))
-        key = self.key_norm(self.key(x).view(batch, time, self.kv_heads, self.head_width))
-        value = self.value(x).view(batch, time, self.kv_heads, self.head_width)
-        query = rotate(query.transpose(1, 2), cos, sin)  # (batch, heads, time, head_width)
-        key = rotate(key.transpose(1, 2), cos, sin)  # (batch, kv_heads, time, head_width)
-        value = value.transpose(1, 2)
-        if cache is None and x.device.type == "cpu":  # torch's attention on a CPU takes five times as long backward in bf16 as in fp32
-            query, key, value = query.float(), key.float(), value.float()
-        grouped = self.heads != self.kv_heads
-        if cache is None or cache.length == 0:
-            if cache is not None:
-                cache.append(key, value)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        else:
-            start = cache.length
-            key, value = cache.append(key, value)  # (batch, kv_heads, start + time, head_width)
-            mask = causal_mask(start, time, x.device) if time > 1 else None
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1).to(x.dtype))
-
-
-def causal_mask(start: int, time: int, device: torch.device) -> Tensor:
-    """(time, start + time): new token i, at position start + i, sees every position up to its own."""
-    positions = torch.arange(start + time, device=device)
-    return positions[None, :] <= positions[start:, None]
-
-
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gate = Linear(config.width, config.mlp_width)
-        self.up = Linear(config.width, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+_aten = torch.ops.aten
+PRODUCTS = [
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
+"""What `selective` keeps: the outputs that cost most to compute again. Blockwise attention is computed again."""
 
 
 class Layer(nn.Module):
     """One pre-norm residual layer: attention, then MLP."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, band: int | None) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.width, config.norm_eps)
-        self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = MLP(config)
+        self.attention_norm = norm(config)
+        self.attention = Attention(config, band)
+        self.mlp_norm = norm(config)
+        self.mlp = SwiGLU(config) if config.style == "modern" else MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, activations: Activations = "keep"
+    ) -> Tensor:
+        if activations == "keep" or not torch.is_grad_enabled():
+            return self._body(x, rotary, cache)
+        contexts = partial(create_selective_checkpoint_contexts, PRODUCTS) if activations == "selective" else noop_context_fn
+        output: Tensor = checkpoint(self._body, x, rotary, cache, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return output
+
+    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):
-    """Token ids to hidden states; `logits` turns hidden states into scores over the vocabulary.
+    """Token ids to hidden states or to a loss; `logits` turns hidden states into scores over the vocabulary.
 
-    Parameters are uninitialised until `initialise` or a loader fills them.
+    Parameters are uninitialised until `initialise` or a loader fills them. `compute_dtype` is the type of activations, `activations` says
+    which of them training keeps; neither is part of the weights.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.activations: Activations = "keep"
         self.embedding = nn.Embedding(config.vocab_size, config.width, _weight=torch.empty(config.vocab_size, config.width))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.final_norm = RMSNorm(config.width, config.norm_eps)
+        if config.style == "gpt":
+            self.position = nn.Embedding(config.context, config.width, _weight=torch.empty(config.context, config.width))
+        self.layers = nn.ModuleList(Layer(config, config.band_of(index)) for index in range(config.layers))
+        self.final_norm = norm(config)
         self.head = Linear(config.width, config.vocab_size)
         if config.tied_head:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
@@ -179,20 +94,27 @@ class Transformer(nn.Module):
         cos, sin = self._rotary
         return cos[start:stop], sin[start:stop]
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Hidden states after the final norm. tokens: (batch, time) -> (batch, time, width).
+    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats.
 
-        With a cache, tokens are the continuation of what it holds. Raises ValueError beyond the context.
+        tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
+        Raises ValueError beyond the context.
         """
         start = cache.length if cache is not None else 0
         stop = start + tokens.shape[1]
         if stop > self.config.context:
             raise ValueError(f"{stop} tokens do not fit the context of {self.config.context}")
-        cos, sin = self.rotary(start, stop, tokens.device)
-        x = self.embedding(tokens).to(self.compute_dtype)  # (batch, time, width)
+        x = self.embedding(tokens)  # (batch, time, width)
+        rotary = None
+        if self.config.style == "gpt":
+            x = x + self.position(torch.arange(start, stop, device=tokens.device))
+        else:
+            rotary = self.rotary(start, stop, tokens.device)
+        x = x.to(self.compute_dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, cache.layers[index] if cache is not None else None)
-        return self.final_norm(x)
+            x = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations)
+        hidden: Tensor = self.final_norm(x)
+        return hidden if targets is None else head_loss(hidden.flatten(0, 1), self.head.weight, targets.flatten())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, width) -> (…, vocabulary), in fp32."""
@@ -200,25 +122,8 @@ class Transformer(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats. tokens, targets: (batch, time)."""
-        return head_loss(self(tokens).flatten(0, 1), self.head.weight, targets.flatten())
-
-
-class LayerCache:
-    """Keys and values of one layer for the positions seen so far, in space that is reserved once."""
-
-    def __init__(self, batch: int, config: TransformerConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (batch, config.kv_heads, capacity, config.head_width)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds (batch, kv_heads, time, head_width) and returns all positions so far."""
-        stop = self.length + key.shape[2]
-        self.keys[:, :, self.length : stop] = key
-        self.values[:, :, self.length : stop] = value
-        self.length = stop
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
+        loss: Tensor = self(tokens, targets=targets)
+        return loss
 
 
 class Cache:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from openbook import words
 from openbook.files import sha256_file, write_text
-from openbook.logbook import Event, attempts, check, read
-from openbook.report import sections, words
-from openbook.report.curves import AXES, charts, learning_table, marks, validation_table
-from openbook.report.history import costs, training, without_report
+from openbook.logbook import Account, attempts, check, readable
+from openbook.logbook.bill import without_report
+from openbook.report import sections
+from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
 from openbook.run import Outcome, Run, Stage
 
 STAGES = ("corpus", "tokenize", "train", "evaluate", "export")
@@ -44,8 +43,9 @@ def collect(run: Run) -> dict[str, Any]:
     """Everything that the template prints."""
     stages = {name: run.manifest["stages"][name] for name in STAGES if name in run.manifest["stages"]}
     summaries = {name: stages.get(name, {}).get("summary") for name in STAGES}
-    events = without_report(_events(run.logbook_path))
-    past, tries = training(events), attempts(events)
+    events = without_report(readable(run.logbook_path))
+    account, tries = Account(events, stages, run.recipe.energy), attempts(events)
+    past = account.training
     components = list(run.recipe.corpus.components)
     scores, scores_problem = _scores(run, "bits_per_byte.json")
     samples, samples_problem = _scores(run, "samples.json")
@@ -62,13 +62,22 @@ def collect(run: Run) -> dict[str, Any]:
         "scores": sections.scored(scores, components),
         "samples": sections.spoken(samples),
         "problems": {"scores": scores_problem, "samples": samples_problem},
-        "cost": sections.cost_rows(costs(events, stages)),
+        "cost": sections.cost_rows(account.costs),
         "rates": sections.rates(summaries["train"], past),
-        "curves": {"axes": AXES, "marks": marks(past), "charts": charts(past, components)},
+        "curves": {
+            "axes": AXES,
+            "marks": marks(past),
+            "gaps": gaps(past),
+            "notes": notes(past),
+            "charts": charts(past, components),
+        },
         "learning_table": learning_table(past),
         "validation_table": validation_table(past, components),
         "incidents": sections.incidents(past),
-        "wall_time": sections.wall_time(past),
+        "waterfall": sections.waterfall(past),
+        "causes": sections.causes(past),
+        "proven": sections.proven(account),
+        "power": sections.power(account),
         "chronicle": sections.chronicle(events, tries),
         "environments": sections.environments(tries),
         "artifacts": _artifacts(stages),
@@ -76,12 +85,6 @@ def collect(run: Run) -> dict[str, Any]:
     }
     facts["lead"] = sections.lead(facts["scores"], run.recipe)
     return {**facts, "headline": sections.headline(facts)}
-
-
-def _events(path: Path) -> Iterator[Event]:
-    """The logbook up to its end or its first unreadable line, which the chain's check names."""
-    with suppress(ValueError):
-        yield from read(path)
 
 
 def _chain(path: Path) -> dict[str, Any] | None:

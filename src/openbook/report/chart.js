@@ -27,7 +27,7 @@
     while (digits < 6 && Math.abs((step / scale) * 10 ** digits - Math.round((step / scale) * 10 ** digits)) > 1e-6) digits += 1;
     return (value / scale).toFixed(digits) + unit;
   };
-  const clocks = [[7200, 3600, "h"], [120, 60, "min"], [0, 1, "s"]];
+  const clocks = [[172800, 86400, "d"], [7200, 3600, "h"], [120, 60, "min"], [0, 1, "s"]];
   const clock = (seconds) => {
     const [, scale, unit] = clocks.find(([from]) => seconds >= from);
     return (seconds / scale).toFixed(seconds / scale < 10 ? 1 : 0) + " " + unit;
@@ -61,7 +61,12 @@
     const pad = (high - low) * 0.06;
     return chart.scale === "zero" ? [Math.min(0, low), high + high * 0.06] : [low - pad, high + pad];
   };
-  const reach = () => Math.max(1e-9, ...Object.values(spec.charts).flatMap((chart) => chart.series.flatMap((series) => series[axis])));
+  // How far the axis reaches; what was lost and the time without steps lie on the clock only.
+  const reach = () => Object.values(spec.charts).flatMap((chart) => [...chart.series, ...shown(chart)]).flatMap((series) => series[axis])
+    .concat(axis === "wall" ? spec.gaps.map((gap) => gap.end) : []).reduce((far, value) => Math.max(far, value), 1e-9);
+  // Whether time was lost between two points of the clock; between two abandoned steps, only time without steps counts.
+  const lost = (from, to, abandoned) => spec.gaps.some((gap) => gap.begin < to && gap.end > from && !(abandoned && gap.again));
+  const shown = (chart) => (chart.branches || []).filter((branch) => axis === "wall" || branch.differs);
 
   const draw = (figure) => {
     const chart = spec.charts[figure.dataset.chart], plot = figure.querySelector(".plot"), small = figure.classList.contains("small");
@@ -80,27 +85,36 @@
       const label = level.step ? compact(tick, level.step) : String(+tick.toPrecision(2));
       write(label, { x: box.left - 8, y: y(tick) + 4, "text-anchor": "end" }, image);
     }
-    const [, scale, unit] = axis === "seconds" ? clocks.find(([from]) => far >= from) : [0, 1, ""];
+    const [, scale, unit] = axis === "wall" ? clocks.find(([from]) => far >= from) : [0, 1, ""];
     const along = linearTicks(0, far / scale, (box.right - box.left) / (small ? 70 : 95));
     for (const tick of along.ticks) {
       const anchor = x(tick * scale) > box.right - 16 ? "end" : "middle";
       write(tick ? compact(tick, along.step) + (unit && " " + unit) : "0", { x: x(tick * scale), y: height - 8, "text-anchor": anchor }, image);
     }
     svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }, image);
+    for (const gap of axis === "wall" ? spec.gaps : []) {
+      const area = svg("rect", { class: `gap g${gap.style}${gap.again ? " again" : ""}`, x: x(gap.begin), width: Math.max(1, x(gap.end) - x(gap.begin)), y: box.top, height: box.bottom - box.top }, image);
+      svg("title", {}, area).textContent = `${gap.cause}: ${clock(gap.end - gap.begin)}`;
+    }
+    for (const note of spec.notes) {
+      const at = x(note[axis]), sign = svg("path", { class: "note", d: `M${at} ${box.bottom}l-5 9h10z` }, image);
+      svg("title", {}, sign).textContent = note.text;
+    }
     for (const mark of spec.marks) {
       const line = svg("g", { class: "mark" }, image);
       svg("line", { x1: x(mark[axis]), x2: x(mark[axis]), y1: box.top, y2: box.bottom }, line);
       svg("title", {}, line).textContent = mark.text;
       if (!small) write(mark.number, { class: "mark-name", x: x(mark[axis]), y: box.top - 4, "text-anchor": "middle" }, line);
     }
-    for (const series of chart.series) {
+    for (const series of [...shown(chart), ...chart.series]) {
       let path = "", pen = "M";
       series.y.forEach((value, i) => {
         if (value === null || (chart.scale === "log" && value <= 0)) { pen = "M"; return; }
+        if (axis === "wall" && !chart.marked && i && lost(series.wall[i - 1], series.wall[i], series.differs !== undefined)) pen = "M";
         path += `${pen}${x(series[axis][i]).toFixed(1)} ${y(value).toFixed(1)}`;
         pen = "L";
       });
-      svg("path", { class: `curve ${series.style}`, d: path }, image);
+      svg("path", { class: `curve ${series.style}${series.differs === undefined ? "" : " branch"}`, d: path }, image);
       if (chart.marked) series.y.forEach((value, i) => value !== null && svg("circle", { class: `dot ${series.style}`, cx: x(series[axis][i]), cy: y(value), r: 3 }, image));
     }
     plot.replaceChildren(image);
@@ -124,7 +138,7 @@
       svg("line", { class: "cursor", x1: at, x2: at, y1: box.top, y2: box.bottom }, cursor);
       readout.replaceChildren();
       html("b", `step ${main.step[current].toLocaleString("en")}`, readout);
-      html("div", `${compact(main.tokens[current], 1e4)} tokens · ${clock(main.seconds[current])}`, readout);
+      html("div", `${compact(main.tokens[current], 1e4)} tokens · ${clock(main.wall[current])}`, readout);
       for (const series of chart.series) {
         const value = series.y[nearest(series, place)];
         if (value === null) continue;

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from openbook.logbook import Event
-from openbook.report.history import Training, smoothed, thin
-from openbook.report.words import count, duration, figure, is_number, percent
+from openbook.logbook.training import LOST, Training
+from openbook.words import count, duration, figure, is_number, percent
 
-AXES = {"tokens": "training tokens", "seconds": "training time"}
+AXES = {"tokens": "training tokens", "wall": "time on the clock"}
+POINTS = 400
+"""The most points that a curve keeps on the page."""
+BRANCH_POINTS = 60
+"""The most points of a branch that was abandoned; there may be many."""
+GAP_STYLES = 6
+"""Colours for causes; the legend names them."""
 REACH = 0.01
 """How far the smoothed loss looks to either side, as a share of the steps so far."""
 TABLE_ROWS = 12
@@ -44,6 +52,7 @@ def charts(training: Training, components: Sequence[str]) -> dict[str, Any]:
         "speed": {"unit": "tokens per second", "scale": "zero"},
     }
     drawn["speed"]["series"] = [_series("tokens per second", "s3", steps, _column(steps, "tokens_per_second"))]
+    drawn["loss"]["branches"] = branches(training)
     # the smoothed curve keeps the same steps, so that a readout compares like with like
     drawn["loss"]["series"].append(_series("smoothed", "s0", steps, smoothed(loss, round(REACH * len(steps))), thin(loss)))
     if looks:
@@ -71,13 +80,55 @@ def _in_words(chart: dict[str, Any]) -> str:
     return f"Line chart of {chart['unit']}. " + "; ".join(parts) + "."
 
 
+def branches(training: Training) -> list[dict[str, Any]]:
+    """The losses of steps that a resume or a rollback went back on, drawn faded: on the clock all of them, against tokens only those that
+    went another way than what was done afterwards."""
+    found = []
+    for lost in training.abandoned:
+        again = [training.steps.get(event["step"], {}).get("loss") for event in lost]
+        loss = [event.get("loss") for event in lost]
+        series = _series("abandoned", "faint", lost, loss, thin(loss, BRANCH_POINTS))
+        found.append({**series, "differs": any(there != here for there, here in zip(again, loss, strict=True))})
+    return found
+
+
 def marks(training: Training) -> list[dict[str, Any]]:
     """Where the interruptions stand on the axes: at the step from which the training went on."""
     found = []
     for number, incident in enumerate(training.incidents, 1):
         event = training.steps.get(incident.resumed if incident.resumed is not None else incident.reached, {})
-        place = {axis: _rounded(event.get(axis, 0), 7) for axis in AXES}
+        place = {"tokens": event.get("tokens", 0), "wall": _rounded(incident.wall, 7)}
         found.append({"number": number, "text": f"interruption {number}: {incident.cause}", **place})
+    return found
+
+
+def gaps(training: Training) -> list[dict[str, Any]]:
+    """Stretches of the clock that were lost, each with its cause: nothing was learnt, or (`again`) what was learnt did not count.
+    Neighbours of one cause are one, if nothing lies between them that the eye could see."""
+    found: list[dict[str, Any]] = []
+    near = training.elapsed / POINTS
+    for stretch in training.stretches:
+        if stretch.part in LOST:
+            facts = {"cause": stretch.cause, "again": stretch.part == "again"}
+            if found and facts.items() <= found[-1].items() and stretch.at - found[-1]["end"] <= near:
+                found[-1]["end"] = stretch.at + stretch.seconds
+            else:
+                found.append({**facts, "begin": stretch.at, "end": stretch.at + stretch.seconds})
+    styles = {cause: place % GAP_STYLES for place, cause in enumerate(dict.fromkeys(gap["cause"] for gap in found))}
+    for gap in found:
+        gap.update(begin=_rounded(gap["begin"], 7), end=_rounded(gap["end"], 7), style=styles[gap["cause"]])
+    return found
+
+
+def notes(training: Training) -> list[dict[str, Any]]:
+    """Where the notes stand on the axes: on the clock, and at the last step that counts before them."""
+    steps = [training.steps[step] for step in sorted(training.steps)]
+    walls = [event["wall"] for event in steps]
+    found = []
+    for note in training.notes:
+        place = bisect_right(walls, note["wall"]) - 1
+        tokens = steps[place].get("tokens", 0) if place >= 0 else 0
+        found.append({"text": f"note: {note.get('text', '')}", "wall": _rounded(note["wall"], 7), "tokens": tokens})
     return found
 
 
@@ -112,3 +163,34 @@ def validation_table(training: Training, components: Sequence[str]) -> dict[str,
         for place in places
     ]
     return {"names": names, "rows": rows}
+
+
+def thin(values: Sequence[float | None], limit: int = POINTS) -> list[int]:
+    """The places of at most `limit` values that draw the same curve: the ends, and each stretch's lowest and highest, so that no
+    spike is lost."""
+    total = len(values)
+    if total <= limit:
+        return list(range(total))
+    buckets = (limit - 2) // 2
+    kept = {0, total - 1}
+    for bucket in range(buckets):
+        stretch = range(1 + bucket * (total - 2) // buckets, 1 + (bucket + 1) * (total - 2) // buckets)
+        numbers = [(value, place) for place in stretch if (value := values[place]) is not None and math.isfinite(value)]
+        kept.update({min(numbers)[1], max(numbers)[1]} if numbers else {stretch[0]})
+    return sorted(kept)
+
+
+def smoothed(values: Sequence[float | None], reach: int) -> list[float | None]:
+    """The mean of up to `reach` values on either side. Near the start it reaches as far forward as back, so that it follows the steep
+    beginning of a loss curve instead of lagging behind it."""
+    sums, counts = [0.0], [0]
+    for value in values:
+        number = value if value is not None and math.isfinite(value) else None
+        sums.append(sums[-1] + (number or 0.0))
+        counts.append(counts[-1] + (number is not None))
+    result: list[float | None] = []
+    for place in range(len(values)):
+        left, right = place - min(reach, place), min(len(values), place + min(reach, place) + 1)
+        known = counts[right] - counts[left]
+        result.append((sums[right] - sums[left]) / known if known else None)
+    return result

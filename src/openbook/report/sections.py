@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openbook.logbook import Attempt, Event
+from openbook.logbook import CAUSES, Account, Attempt, Event
+from openbook.logbook.bill import Cost, carbon_line
+from openbook.logbook.telling import tell
+from openbook.logbook.training import LOST, PARTS, Training
 from openbook.recipe import FilesComponent, Recipe
-from openbook.report.history import Cost, Training
-from openbook.report.words import (
+from openbook.words import (
     NOTHING,
     count,
     duration,
@@ -156,7 +158,7 @@ def cost_rows(costs: Sequence[Cost]) -> dict[str, Any]:
     return {
         "rows": [_cost_row(cost, counters) for cost in costs],
         "total": _cost_row(total, counters),
-        "counters": [counter.replace("measured:", "") for counter in counters],
+        "counters": counters,
         "unmetered": sum(cost.unmetered for cost in costs),
         "without_energy": sum(cost.without_energy for cost in costs),
         "cpu_seconds": total.cpu_seconds,
@@ -197,20 +199,12 @@ def _device(name: str | None) -> str | None:
     return name and {"cpu": "CPU", "cuda": "GPU"}.get(name.partition(":")[0], name)
 
 
-_OWN_PATH = re.compile(r"^Stopped: .*: (?=stopped by )")
-
-
-def plain_cause(cause: str) -> str:
-    """A cause without what only the terminal needed: the class of the request to stop, and the folder it named."""
-    return _OWN_PATH.sub("", cause).partition("; the same command")[0]
-
-
 def chronicle(events: Sequence[Event], tries: Sequence[Attempt]) -> list[dict[str, str]]:
     """The logbook in short: a line for each attempt at a stage, and one for everything out of the ordinary."""
     lines: list[dict[str, str]] = []
     begun = iter(tries)
     for event in events:
-        told = _tell_attempt(next(begun)) if event["event"] == "stage.begin" else _tell(event)
+        told = _tell_attempt(next(begun)) if event["event"] == "stage.begin" else tell(event)
         if told:
             kind, what, detail = told
             lines.append({"time": moment(event["time"]), "kind": kind, "what": what, "detail": detail})
@@ -222,27 +216,15 @@ def _tell_attempt(attempt: Attempt) -> tuple[str, str, str]:
     reach = f"; steps {min(steps):,} to {max(steps):,}" if steps else ""
     if attempt.finished:
         return ("good", attempt.stage, f"finished in {duration(attempt.seconds)}{reach}")
-    return ("bad", attempt.stage, f"after {duration(attempt.seconds)}: {plain_cause(attempt.fate)}{reach}")
+    return ("bad", attempt.stage, f"after {duration(attempt.seconds)}: {plain_detail(attempt.fate)}{reach}")
 
 
-def _tell(event: Event) -> tuple[str, str, str] | None:
-    """(kind, what, detail) of an event that deserves a line of its own."""
-    kind = event["event"]
-    if kind == "recipe":
-        changed = event.get("changed") or []
-        return ("plain", "recipe", f"{str(event.get('sha256'))[:12]}…, changed: {', '.join(map(str, changed)) or 'nothing, it is new'}")
-    if kind == "interruption":
-        lost = f"{count(event.get('lost_steps'))} steps and {duration(event.get('lost_seconds'))} to do again"
-        return ("bad", "interruption", f"{event.get('cause')}; {lost}")
-    if kind == "resume":
-        return ("good", "resume", f"after step {count(event.get('step'))}, from {event.get('checkpoint') or 'the beginning'}")
-    if kind == "checkpoint.damaged":
-        return ("bad", "damaged checkpoint", f"{event.get('path')}: {event.get('why')}")
-    if kind == "replay.mismatch":
-        return ("bad", "replay mismatch", f"step {count(event.get('step'))} gave another result than before the interruption")
-    if kind == "logbook.repaired":
-        return ("bad", "logbook repaired", f"{count(event.get('torn_bytes'))} bytes of a torn last line cut off")
-    return ("plain", "note", str(event.get("text", ""))) if kind == "note" else None
+_OWN_PATH = re.compile(r"^Stopped: .*: (?=stopped by )")
+
+
+def plain_detail(detail: str) -> str:
+    """What is known of a cause, without what only the terminal needed: the class of the request to stop, and the folder it named."""
+    return _OWN_PATH.sub("", detail).partition("; the same command")[0]
 
 
 def incidents(training: Training) -> list[dict[str, str]]:
@@ -250,7 +232,8 @@ def incidents(training: Training) -> list[dict[str, str]]:
         {
             "number": str(number),
             "time": moment(incident.time),
-            "cause": plain_cause(incident.cause),
+            "cause": incident.cause,
+            "detail": plain_detail(incident.detail),
             "reached": count(incident.reached),
             "resumed": count(incident.resumed),
             "lost": f"{count(incident.lost_steps)} steps, {duration(incident.lost_seconds)}",
@@ -260,10 +243,82 @@ def incidents(training: Training) -> list[dict[str, str]]:
     ]
 
 
-def wall_time(training: Training) -> list[dict[str, Any]]:
-    parts = training.waste() or {}
-    total = math.fsum(parts.values()) or 1.0
-    return [{"name": name, "text": duration(value), "share": round(100 * value / total, 2)} for name, value in parts.items() if value]
+def waterfall(training: Training) -> list[dict[str, Any]]:
+    """Where the training's time went: a bar for each part, beginning where the one above it ends; the last is all of it."""
+    elapsed = training.elapsed
+    rows, left = [], 0.0
+    for part, seconds in training.parts().items() if elapsed else ():
+        if seconds:
+            share = 100 * seconds / elapsed
+            rows.append({"part": part, "name": PARTS[part], "text": duration(seconds), "left": round(left, 3), "share": round(share, 3)})
+            left += share
+    return rows
+
+
+def causes(training: Training) -> dict[str, Any]:
+    """Hours lost by cause, and what was not lost; they add up to the time elapsed."""
+    table = training.causes()
+    kept = training.elapsed - math.fsum(row["seconds"] for row in table.values())
+    rows = [
+        {
+            "cause": cause,
+            "meaning": CAUSES[cause],
+            "times": count(row["times"]),
+            "hours": figure(row["seconds"] / 3600, 3),
+            "parts": [duration(row[part]) if row[part] else NOTHING for part in LOST],
+        }
+        for cause, row in table.items()
+    ]
+    return {
+        "rows": rows,
+        "columns": [PARTS[part] for part in LOST],
+        "kept": figure(kept / 3600, 3),
+        "elapsed": figure(training.elapsed / 3600, 3),
+        "effective": percent(training.effective),
+    }
+
+
+def proven(account: Account) -> dict[str, Any]:
+    """What was replayed to the bit, and what changed in mid-run."""
+    found = account.verified
+    return {
+        "spans": [f"{first} to {last}" for first, last in found["spans"]],
+        "steps": count(found["steps"]),
+        "of": count(account.training.last.get("step", 0)),
+        "bad": [event for event in found["replays"] if event["verdict"] != "holds"],
+        "changes": [f"{what}: {change}" for what, each in account.changes.items() for change in each],
+    }
+
+
+def power(account: Account) -> dict[str, Any]:
+    """Energy by stage and phase with where each joule comes from, useful and wasted, and the carbon line."""
+    sources = sorted({source for cost in account.costs for source in cost.joules})
+    phases = [
+        {
+            "stage": cost.stage,
+            "phase": name,
+            "seconds": duration(part["seconds"]),
+            "cpu": duration(part["cpu_seconds"]),
+            "joules": [energy(part["joules"].get(source)) for source in sources],
+        }
+        for cost in account.costs
+        for name, part in cost.phases.items()
+    ]
+    shown = {"cpu_seconds": ("CPU time", duration), **{source: (f"energy ({source})", energy) for source in sources}}
+    split = [
+        {"what": title, "useful": show(account.waste.useful.get(what, 0.0)), "wasted": show(account.waste.wasted.get(what, 0.0))}
+        for what, (title, show) in shown.items()
+        if what in account.waste.useful
+    ]
+    absent, unread = account.carbon.absent_seconds, account.waste.unread_seconds
+    return {
+        "sources": sources,
+        "phases": phases,
+        "split": split,
+        "carbon": carbon_line(account.carbon),
+        "absent": duration(absent) if absent else None,
+        "unread": duration(unread) if unread else None,
+    }
 
 
 def environments(tries: Sequence[Attempt]) -> dict[str, Any]:

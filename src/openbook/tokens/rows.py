@@ -20,7 +20,7 @@ class Rows:
     def __init__(self, shards: Mapping[str, Shard], recipe: Recipe) -> None:
         self.shards = shards
         self.context = recipe.model.context
-        self.microbatch_rows, self.microbatches = recipe.train.microbatch_rows, recipe.train.microbatches
+        self.microbatch_rows, self.batches = recipe.train.microbatch_rows, recipe.train.batches
         parts = recipe.corpus.components
         counts = {name: max(0, (len(shard) - 1) // self.context) for name, shard in shards.items()}
         if not any(counts.values()):
@@ -40,15 +40,19 @@ class Rows:
         paths = [run.verified("tokenize", name) if check else run.path / name for name in names]
         return cls({path.stem: Shard(path, dtype) for path in paths}, run.recipe)
 
-    def sample(self, step: int, microbatch: int, row: int) -> int:
-        """The sample number of a row."""
-        return (step * self.microbatches + microbatch) * self.microbatch_rows + row
+    def require(self, skipped: int = 0) -> None:
+        """Raises InputError if the corpus holds fewer rows than the whole run needs, besides `skipped` microbatches."""
+        self.order.require((self.batches.total + skipped) * self.microbatch_rows)
 
-    def __call__(self, step: int, microbatch: int) -> npt.NDArray[np.int64]:
-        """(microbatch_rows, context + 1) token ids."""
+    def sample(self, step: int, microbatch: int, row: int, skipped: int = 0) -> int:
+        """The sample number of a row."""
+        return (self.batches.first_microbatch(step) + skipped + microbatch) * self.microbatch_rows + row
+
+    def __call__(self, step: int, microbatch: int, skipped: int = 0) -> npt.NDArray[np.int64]:
+        """(microbatch_rows, context + 1) token ids. `skipped` whole microbatches were left out before this step."""
         rows = np.empty((self.microbatch_rows, self.context + 1), dtype=np.int64)
         for row in range(self.microbatch_rows):
-            name, index = self.order.locate(self.sample(step, microbatch, row))
+            name, index = self.order.locate(self.sample(step, microbatch, row, skipped))
             start = index * self.context
             rows[row] = self.shards[name].tokens[start : start + self.context + 1]
         return rows

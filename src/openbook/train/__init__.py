@@ -1,7 +1,6 @@
 """Rows in, weights out."""
 
-from openbook.train.build import STAGE, stage_with
-from openbook.train.follow import dismiss, follow, join_for
+from openbook.train.build import STAGE, dismiss, follow, join_for, stage_with
 from openbook.train.workers import require_enough_work
 
 __all__ = ["STAGE", "dismiss", "follow", "join_for", "require_enough_work", "stage_with"]

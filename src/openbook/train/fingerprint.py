@@ -11,10 +11,14 @@ The sums are taken by float64 matrix products that are exact, not rounded: 1,024
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn.functional import pad
 
 from openbook.files import sha256_json
@@ -47,14 +51,24 @@ def element_sum(values: Tensor, start: int = 0) -> Tensor:
     return total
 
 
-def digest(sums: Iterable[tuple[str, tuple[int, ...], torch.dtype, int]]) -> str:
-    """The fingerprint of tensors given as (name, shape of the whole, dtype, sum over all slices)."""
-    return sha256_json(sorted([name, list(shape), str(dtype), total % 2**64] for name, shape, dtype, total in sums))
-
-
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """The fingerprint of whole tensors; waits for their device once."""
-    if not tensors:
-        return digest(())
-    totals = torch.stack([element_sum(tensor) for tensor in tensors.values()]).tolist()
-    return digest((name, tuple(tensor.shape), tensor.dtype, total) for (name, tensor), total in zip(tensors.items(), totals, strict=True))
+    """The fingerprint of tensors, waiting for their device once. Where they are cut over workers, all of these must call it."""
+    totals = [0] * len(tensors)
+    if tensors:
+        sums = torch.stack([element_sum(*_part(tensor)) for tensor in tensors.values()])
+        mesh = next((tensor.device_mesh for tensor in tensors.values() if isinstance(tensor, DTensor)), None)
+        if mesh:
+            dist.all_reduce(sums, group=mesh.get_group())
+        totals = sums.tolist()
+    facts = [
+        [name, list(tensor.shape), str(tensor.dtype), total % 2**64] for (name, tensor), total in zip(tensors.items(), totals, strict=True)
+    ]
+    return sha256_json(sorted(facts))
+
+
+def _part(tensor: Tensor) -> tuple[Tensor, int]:
+    """The elements held here, and the index in the whole of the first one."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 0
+    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tensor.to_local(), offsets[0] * math.prod(tensor.shape[1:])

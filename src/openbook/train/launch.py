@@ -1,4 +1,4 @@
-"""Workers on this machine: N processes of the same command, started together, ended together, started again when one dies.
+"""Workers on this machine: N processes of the same command, started together, ended together, started again when one dies or hangs.
 
 The process that starts them computes nothing. Each worker's standard input is a pipe that only this process can write to: when it ends,
 however it ends, the pipe closes and the workers end too.
@@ -6,6 +6,7 @@ however it ends, the pipe closes and the workers end too.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from openbook.errors import AlreadyTold, OpenbookError, Stopped
 from openbook.progress import say
+from openbook.train.session import ENDED_BY
 from openbook.train.workers import LOOPBACK, LostWorker
 
 SUPERVISED = "OPENBOOK_SUPERVISED"
@@ -27,24 +29,30 @@ RESTARTS = 3
 """How often in a row all workers are started again without a new checkpoint in between."""
 GRACE_SECONDS = 10.0
 """What is left to the others to notice that one has ended, and to say so in the logbook."""
-TOLD = (0, 1, 2, Stopped.status)
+STOPPED = (Stopped.INTERRUPTED, Stopped.REQUEUE)
+TOLD = (0, 1, 2, *STOPPED)
 """Exit statuses of a worker that came to an end by itself and has said why."""
+ANSWER_SECONDS = 3.0
+"""How long a worker may take to say what it is doing."""
+Worker = subprocess.Popen[bytes]
 
 
-def supervise(run: Path, world: int, arguments: Sequence[str] = ()) -> None:
+def supervise(run: Path, world: int, hang_seconds: float, arguments: Sequence[str] = ()) -> None:
     """Carries out a run's train stage in `world` processes, through the death of any of them. `arguments` are handed on to them.
+
+    When the logbook has not grown for `hang_seconds`, what each worker is doing is kept in RUN/evidence, and all are started again.
 
     Raises AlreadyTold with rank 0's exit status where rank 0 has said what is wrong; Stopped; OpenbookError when workers keep dying.
     """
     command = [sys.executable, "-m", "openbook.cli", "train", str(run), *arguments]
-    futile = 0
+    futile, why = 0, ""
     with _stop_requests() as (asked, crew):
         for attempt in range(sys.maxsize):
             before = _newest_checkpoint(run)
-            crew[:] = _start(command, world, attempt)
+            crew[:] = _start(command, world, attempt, why)
             say(f"  {world} workers: processes {' '.join(str(process.pid) for process in crew)}")
-            statuses = _wait(crew)
-            told = _told(statuses)
+            statuses, hung = _wait(crew, run, hang_seconds)
+            told = None if hung else _told(statuses)
             if told == 0:
                 return
             if told is not None:
@@ -52,10 +60,15 @@ def supervise(run: Path, world: int, arguments: Sequence[str] = ()) -> None:
             if asked:
                 raise Stopped(f"{run}: stopped by {asked[0].name}; the same command continues", cause=asked[0].name)
             futile = 0 if _newest_checkpoint(run) != before else futile + 1
-            why = _how_it_ended(statuses)
+            why = f"hang: {hung}" if hung else _how_it_ended(statuses)
             if futile > RESTARTS:
-                raise OpenbookError(f"{run}: {why}, {futile} times in a row without a new checkpoint; the logbook has every attempt")
-            say(f"  {why}; starting all workers again from the newest checkpoint")
+                raise OpenbookError(f"{run}: {what(why)}, {futile} times in a row without a new checkpoint; the logbook has every attempt")
+            say(f"  {what(why)}; starting all workers again from the newest checkpoint")
+
+
+def what(cause: str) -> str:
+    """A cause's detail: "killed: worker 1 was …" without its first word, which is for the logbook."""
+    return cause.partition(": ")[2]
 
 
 def _told(statuses: Sequence[int | None]) -> int | None:
@@ -68,17 +81,17 @@ def _told(statuses: Sequence[int | None]) -> int | None:
 def _how_it_ended(statuses: Sequence[int | None]) -> str:
     for rank, status in enumerate(statuses):
         if status is not None and status < 0:
-            return f"worker {rank} was killed by {signal.Signals(-status).name}"
+            return f"killed: worker {rank} was killed by {signal.Signals(-status).name}"
     for rank, status in enumerate(statuses):
-        if status not in (None, 0, LostWorker.status, Stopped.status):
-            return f"worker {rank} ended with status {status}"
-    return "the workers lost each other"
+        if status not in (None, 0, LostWorker.status, *STOPPED):
+            return f"killed: worker {rank} ended with status {status}"
+    return "lost-worker: the workers lost each other"
 
 
-def _start(command: Sequence[str], world: int, attempt: int) -> list[subprocess.Popen[bytes]]:
+def _start(command: Sequence[str], world: int, attempt: int, ended_by: str) -> list[Worker]:
     """Starts all workers, with torchrun's environment, in process groups of their own: Ctrl-C is this process's to hand on."""
     common = {**os.environ, **_meeting_point(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), SUPERVISED: "1"}
-    common["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
+    common |= {"TORCHELASTIC_RESTART_COUNT": str(attempt), ENDED_BY: ended_by}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     common.setdefault("OMP_NUM_THREADS", str(max(1, cores // world)))
     return [
@@ -103,22 +116,50 @@ def _meeting_point() -> Mapping[str, str]:
     return {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), **interface}
 
 
-def _wait(crew: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Exit statuses by rank, negative for a signal; None for a worker that had to be ended because another one had ended."""
+def _wait(crew: Sequence[Worker], run: Path, hang_seconds: float) -> tuple[list[int | None], str]:
+    """Exit statuses by rank, negative for a signal, None for a worker that had to be ended because another one had ended; and, if the
+    workers had to be ended because they hung, which one was seen to hang."""
     deadline: float | None = None
+    written, heard, hung = 0, time.monotonic(), ""
     while any(process.poll() is None for process in crew):
-        failed = any(process.returncode not in (None, 0, Stopped.status) for process in crew)
+        failed = any(process.returncode not in (None, 0, *STOPPED) for process in crew)
+        now = time.monotonic()
         if deadline is None and (failed or crew[0].returncode is not None):
-            deadline = time.monotonic() + GRACE_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
+            deadline = now + GRACE_SECONDS
+        if deadline is not None and now > deadline:
+            break
+        if _size(run / "logbook.jsonl") != written:
+            written, heard = _size(run / "logbook.jsonl"), now
+        elif now - heard > hang_seconds:
+            hung = f"no word for {hang_seconds:g} s; {_odd_one(crew, run)}"
             break
         time.sleep(0.05)
     statuses = [process.poll() for process in crew]
     _end(crew)
-    return statuses
+    for process in crew:
+        if not _size(evidence_file(run, process.pid)):
+            evidence_file(run, process.pid).unlink(missing_ok=True)
+    return statuses, hung
 
 
-def _end(crew: Sequence[subprocess.Popen[bytes]]) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _odd_one(crew: Sequence[Worker], run: Path) -> str:
+    """Asks all workers what they are doing, and names those that do not answer."""
+    files = [evidence_file(run, process.pid) for process in crew]
+    for process in crew:
+        process.send_signal(signal.SIGUSR2)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline and not all(map(_size, files)):
+        time.sleep(0.05)
+    mute = [str(rank) for rank, file in enumerate(files) if not _size(file)]
+    where = f"what the others were doing is in {files[0].parent}"
+    return f"worker {', '.join(mute)} did not answer, {where}" if mute else f"all workers answered, {where}"
+
+
+def _end(crew: Sequence[Worker]) -> None:
     for process in crew:
         process.kill()
     for process in crew:
@@ -128,10 +169,10 @@ def _end(crew: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[subprocess.Popen[bytes]]]]:
+def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[Worker]]]:
     """Hands SIGINT and SIGTERM on to rank 0 of the crew, which tells the others; whatever happens, no worker is left behind."""
     asked: list[signal.Signals] = []
-    crew: list[subprocess.Popen[bytes]] = []
+    crew: list[Worker] = []
 
     def hand_on(number: int, _: object) -> None:
         asked.append(signal.Signals(number))
@@ -151,8 +192,16 @@ def _newest_checkpoint(run: Path) -> str:
     return max((path.name for path in (run / "checkpoints").glob("step-????????")), default="")
 
 
-def end_with_supervisor() -> None:
-    """Ends this process at once when the one that started it has gone: its end of our standard input closes."""
+def evidence_file(run: Path, process: int) -> Path:
+    """Where a worker writes what it is doing when it is asked to, by SIGUSR2."""
+    return run / "evidence" / f"process-{process}.txt"
+
+
+def end_with_supervisor(run: Path) -> None:
+    """Ends this process at once when the one that started it has gone: its end of our standard input closes. Answers it until then."""
+    file = evidence_file(run, os.getpid())
+    file.parent.mkdir(exist_ok=True)
+    faulthandler.register(signal.SIGUSR2, file=file.open("w"), all_threads=True)
 
     def watch() -> None:
         os.read(0, 1)

@@ -23,11 +23,12 @@ from openbook.model.exchange import save_weights
 from openbook.progress import say, track
 from openbook.run import Run
 from openbook.tokens import Rows
-from openbook.train.build import choose_device
 from openbook.train.checkpoint import load, read_state, step_of, whole
 from openbook.train.contract import Contract, changes, contract
 from openbook.train.fingerprint import fingerprint
-from openbook.train.step import NotFinite, Trainer
+from openbook.train.policy import Memory
+from openbook.train.session import choose_device
+from openbook.train.step import Trainer
 
 Verdict = Literal["holds", "differs", "inconclusive"]
 NOT_FINITE = "not finite"
@@ -104,20 +105,30 @@ class Replay:
         return facts | rest
 
 
+Key = tuple[int, int]
+"""(branch, step): a training that has gone back does some steps again, with other data."""
+
+
 @dataclass
 class Recorded:
-    """What the logbook says of a run's newest training; the last word on a step counts."""
+    """What the logbook says of a run's newest training; the last word on a step of a branch counts."""
 
     key: str = ""
-    steps: dict[int, dict[str, Any]] = field(default_factory=dict)
-    lines: dict[int, int] = field(default_factory=dict)
+    steps: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    lines: dict[Key, int] = field(default_factory=dict)
     """The logbook's line of each step."""
-    fingerprints: dict[int, str] = field(default_factory=dict)
-    contracts: dict[int, Contract] = field(default_factory=dict)
+    fingerprints: dict[Key, str] = field(default_factory=dict)
+    contracts: dict[Key, Contract] = field(default_factory=dict)
 
     @property
     def trained(self) -> int:
-        return max(self.steps, default=0)
+        """The last step of the newest branch."""
+        branch = max((branch for branch, _ in self.steps), default=0)
+        return max((step for on, step in self.steps if on == branch), default=0)
+
+    def final(self, step: int) -> Key:
+        """A step on the way to the training's end."""
+        return max((branch for branch, number in self.steps if number == step), default=0), step
 
 
 def recorded(logbook: Path) -> Recorded:
@@ -133,11 +144,12 @@ def recorded(logbook: Path) -> Recorded:
                 here = Recorded()
             case {"event": "train.begin"}:
                 present = event.get("contract") or {}
-            case {"event": "step", "step": int(step), "loss": float(), "norm": float()}:
-                here.steps[step], here.lines[step], here.contracts[step] = event, line, present
-                here.fingerprints.pop(step, None)
-            case {"event": "checkpoint" | "fingerprint", "step": int(step), "fingerprint": str(value)}:
-                here.fingerprints[step] = value
+            case {"event": "step", "step": int(step), "branch": int(branch), "loss": float(), "norm": float()}:
+                at = (branch, step)
+                here.steps[at], here.lines[at], here.contracts[at] = event, line, present
+                here.fingerprints.pop(at, None)
+            case {"event": "checkpoint" | "fingerprint", "step": int(step), "branch": int(branch), "fingerprint": str(value)}:
+                here.fingerprints[branch, step] = value
     return found
 
 
@@ -172,7 +184,8 @@ class Replayer:
         wanted = run.recipe.train.device
         self.device = choose_device("auto" if wanted == "cuda" else wanted)
         here = contract(self.device, run.recipe.train.precision)
-        theirs = [self.recorded.contracts[step] for step in range(first + 1, last + 1) if step in self.recorded.contracts]
+        finals = [self.recorded.final(step) for step in range(first + 1, last + 1)]
+        theirs = [self.recorded.contracts[at] for at in finals if at in self.recorded.contracts]
         self.contract = sorted({change for one in theirs if one for change in changes(one, here)})
 
     def carry_out(self) -> Replay:
@@ -196,12 +209,29 @@ class Replayer:
                 raise OpenbookError(f"{self.run.path / name} is missing")
         self.rows = Rows.open(self.run, check=False)
         self.trainer = Trainer(self.run.recipe, self.device)
-        self.checkpoints = {step_of(folder): folder for folder in self._usable()}
-        candidates = (step for step, folder in self.checkpoints.items() if step <= self.first and self._is_as_logged(step, folder))
-        self.start = next(candidates, 0)
-        if not self.start:  # a checkpoint may have been loaded, and found wanting
-            self.trainer = Trainer(self.run.recipe, self.device)
+        self.checkpoints = {self._key_of(folder): folder for folder in self._usable()}
+        self.memory = Memory()
+        candidates = (at for at, folder in self.checkpoints.items() if self._leads_on(at) and self._is_as_logged(at, folder))
+        _, self.start = self.origin = next(candidates, (0, 0))
+        self._return()
         say(f"  replaying from {f'the checkpoint of step {self.start}' if self.start else 'the initial weights'}")
+
+    def _leads_on(self, at: Key) -> bool:
+        """Whether a state is on the way to the training's end, and not behind where the replay begins."""
+        branch, step = at
+        return step <= self.first and branch <= self.recorded.final(self.last)[0]
+
+    def _key_of(self, folder: Path) -> Key:
+        return read_state(folder).memory.branch, step_of(folder)
+
+    def _return(self) -> None:
+        """To where the replay began."""
+        if self.start:
+            load(self.checkpoints[self.origin], self.trainer.tensors())
+            self.memory = read_state(self.checkpoints[self.origin]).memory
+        else:
+            self.trainer.begin_again()
+            self.memory = Memory()
 
     def _usable(self) -> Iterator[Path]:
         """This training's undamaged checkpoints, the newest first."""
@@ -209,23 +239,25 @@ class Replayer:
             if damage(folder) is None and read_state(folder).key == self.recorded.key:
                 yield folder
 
-    def _is_as_logged(self, step: int, folder: Path) -> bool:
+    def _is_as_logged(self, at: Key, folder: Path) -> bool:
         """Loads a checkpoint; whether it holds what was fingerprinted when it was saved. If not, it will be compared, not trusted."""
         load(folder, self.trainer.tensors())
-        logged = self.recorded.fingerprints.get(step)
+        logged = self.recorded.fingerprints.get(at)
         return logged is None or fingerprint(self.trainer.tensors()) == logged
 
     def _compare(self) -> tuple[Difference | None, list[str]]:
         """The first difference, and what on disk explains it."""
         difference: Difference | None = None
+        step, end = self.start, self.recorded.final(self.last)
         with track("replay", self.last - self.start) as bar:
-            for step in range(self.start + 1, self.last + 1):
-                found = self._step(step)
+            while (self.memory.branch, step) != end:
+                step += 1
+                found, step = self._step(step)
                 difference = difference or found
                 stuck = difference and (difference.what == "token" or difference.replayed == NOT_FINITE)
-                if stuck or (difference and not any(step <= witness <= self.last for witness in self.checkpoints)):
+                if stuck or (difference and not self._witnessed(step)):
                     break
-                folder = self.checkpoints.get(step)
+                folder = self.checkpoints.get((self.memory.branch, step))
                 tensor = self._tensor_that_differs(folder) if folder else None
                 difference = difference or (Difference(step, f"tensor {tensor}") if tensor else None)
                 if difference and folder:
@@ -234,28 +266,45 @@ class Replayer:
         difference = difference or self._result()
         return difference, self._causes(difference.step) if difference else []
 
-    def _step(self, step: int) -> Difference | None:
-        """Carries out the step that the logbook numbers `step`, and compares what it says of it."""
-        for microbatch in range(self.rows.microbatches):
-            token = int(self.rows(step - 1, microbatch).max())
+    def _witnessed(self, step: int) -> bool:
+        """Whether there is a checkpoint to come that can tell more of a difference."""
+        return any(branch == self.memory.branch and step <= witness <= self.last for branch, witness in self.checkpoints)
+
+    def _step(self, step: int) -> tuple[Difference | None, int]:
+        """Carries out the step that the logbook numbers `step`, and compares what it says of it. Returns the step then reached, too."""
+        for microbatch in range(self.rows.batches.microbatches_at(step - 1)):
+            token = int(self.rows(step - 1, microbatch, self.memory.skipped).max())
             if token >= self.run.recipe.tokenizer.vocab_size:
-                return Difference(step, "token", token)
-        logged = self.recorded.steps.get(step)
-        try:
-            result = self.trainer.step(step - 1, self.rows)
-        except NotFinite:
-            return Difference(step, "loss", NOT_FINITE, (logged or {}).get("loss"))
+                return Difference(step, "token", token), step
+        at = self.memory.branch, step
+        logged = self.recorded.steps.get(at)
+        result = self.trainer.step(step - 1, self.rows, self.memory)
+        if result.decision.kind == "stop":
+            return Difference(step, "loss", NOT_FINITE, (logged or {}).get("loss")), step
+        if result.decision.anchor is not None:
+            return None, self._go_back(result.decision.anchor, result.memory)
+        self.memory = result.memory
         if logged is None:
-            return Difference(step, "event")
+            return Difference(step, "event"), step
         for what, value in (("loss", result.loss), ("norm", result.norm)):
             if logged[what] != value:
-                return Difference(step, what, value, logged[what])
-        before = self.recorded.fingerprints.get(step)
+                return Difference(step, what, value, logged[what]), step
+        before = self.recorded.fingerprints.get(at)
         if before is not None:
             self.compared += 1
             now = fingerprint(self.trainer.tensors())
-            return Difference(step, "fingerprint", now, before) if now != before else None
-        return None
+            return Difference(step, "fingerprint", now, before) if now != before else None, step
+        return None, step
+
+    def _go_back(self, anchor: int, memory: Memory) -> int:
+        """What the training did when it went back: the state after step `anchor`, and from there on another way."""
+        if anchor < self.start:
+            self.start, self.origin = 0, (0, 0)
+        self._return()
+        for step in range(self.start, anchor):
+            self.memory = self.trainer.step(step, self.rows, self.memory).memory
+        self.memory = memory
+        return anchor
 
     def _result(self) -> Difference | None:
         """After the training's last step: whether its weights are those that the manifest records."""
@@ -279,15 +328,13 @@ class Replayer:
         """What on disk is not what was recorded, and bears on a step."""
         root = self.run.path
         causes = [f"{root / 'recipe.resolved.json'} was altered: {change}" for change in self.findings.keys]
-        section = self.run.recipe.train
-        count = section.microbatches * section.microbatch_rows
-        read = {self.rows.order.locate(sample)[0] for sample in range((step - 1) * count, step * count)}
+        read = {self.rows.order.locate(sample)[0] for sample in range(self.rows.sample(step - 1, 0, 0), self.rows.sample(step, 0, 0))}
         for component in sorted(read):
             name = f"tokens/train/{component}.bin"
             if name in self.findings.files:
                 causes.append(f"{root / name}, which step {step} reads: {self.findings.files[name]}")
         broken = self.findings.broken
-        if broken and broken.line == self.recorded.lines.get(step):
+        if broken and broken.line == self.recorded.lines.get(self.recorded.final(step)):
             causes.append(f"{root / 'logbook.jsonl'}:{broken.line}, which tells of step {step}: {broken.why}")
         return causes
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +18,11 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openbook.errors import InputError, OpenbookError
-from openbook.train.tree import Gradients, Place, TreeSum, nodes, share
+from openbook.recipe import TrainSection
+from openbook.train.tree import Gradients, Place, TreeSum, alone, nodes, share
 
 JOIN_SECONDS = 180.0
 """How long a worker waits for the others to appear; importing torch on busy machines takes a good part of a minute."""
@@ -31,9 +33,9 @@ ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class LostWorker(OpenbookError):
-    """Another worker is gone; the newest checkpoint is where all of them go on. Exit status 75, "try again"."""
+    """Another worker is gone; the newest checkpoint is where all of them go on. Exit status 76: try again, without having saved."""
 
-    status = 75
+    status = 76
 
 
 class Disagreement(OpenbookError):
@@ -79,19 +81,25 @@ def seat(environment: Mapping[str, str]) -> Seat | None:
     return Seat(rank, world, environment["MASTER_ADDR"], port, local_rank, attempt, agent_store)
 
 
-def require_enough_work(world: int, microbatches: int) -> None:
-    """Raises InputError if some of `world` workers would have nothing to compute in a step."""
-    if world > microbatches:
+def require_enough_work(world: int, section: TrainSection) -> None:
+    """Raises InputError if `world` workers cannot be cut into models of `shards` workers each, or some would have nothing to compute."""
+    shards, least = section.shards, section.batches.microbatches_at(0)
+    if shards & (shards - 1):
+        raise InputError(f"train.shards = {shards} should be a power of two, so that one model's microbatches are a branch of the tree")
+    if world % shards:
+        raise InputError(f"{world} workers cannot hold models of train.shards = {shards} workers each; use a multiple of {shards}")
+    if world > least:
         needed = 1 << (world - 1).bit_length()
+        key = "train.ramp.start" if section.ramp else "train.microbatches"
         raise InputError(
-            f"{world} workers are too many: a step of this recipe has train.microbatches = {microbatches}, so at most {microbatches} "
-            f"can take part (another run with train.microbatches = {needed} could use {world})"
+            f"{world} workers are too many: a step of this recipe has {key} = {least}, so at most {least} "
+            f"can take part (another run with {key} = {needed} could use {world})"
         )
 
 
 def require_agreement(workers: Workers, digest: str, what: str) -> None:
     """Raises Disagreement, on all workers, if their digests (in hexadecimal) of one thing differ."""
-    digests = workers.gather(int(digest[:13], 16))
+    digests = [number for (number,) in workers.gather(int(digest[:13], 16))]
     others = [str(rank) for rank, found in enumerate(digests) if found != digests[0]]
     if others:
         raise Disagreement(f"{what}: worker {', '.join(others)} and worker 0 differ; look for a faulty or a different machine among them")
@@ -103,14 +111,18 @@ class Workers(Protocol):
     rank: int
     world: int
     attempt: int
+    mesh: DeviceMesh | None
+    """(replicas, shards), where a model is cut over several workers; None where each worker holds all of it."""
+    host: DeviceMesh | None
+    """The workers that hold one model together, as CPUs with a process group of their own, in which a thread may save."""
 
-    def share(self, microbatches: int) -> range:
-        """The microbatches that this worker computes."""
+    def share(self, leaves: int, distance: int = 0) -> range:
+        """The tree's leaves that this worker, or the workers that hold one model together, compute; or the replica `distance` after."""
 
-    def combine(self, tree: TreeSum, microbatches: int) -> Gradients:
-        """The root over all microbatches, from every worker's fold of its share."""
+    def combine(self, tree: TreeSum, leaves: int) -> Gradients:
+        """The root over all leaves, from every replica's fold of its share."""
 
-    def gather(self, number: float) -> list[float]:
+    def gather(self, *numbers: float) -> list[tuple[float, ...]]:
         """Everybody's numbers by rank, once everybody has come here. Whole numbers stay whole up to 2^53."""
 
     def leave(self) -> None: ...
@@ -120,15 +132,17 @@ class Solo:
     """One process that does everything."""
 
     rank, world, attempt = 0, 1, 0
+    mesh: DeviceMesh | None = None
+    host: DeviceMesh | None = None
 
-    def share(self, microbatches: int) -> range:
-        return range(microbatches)
+    def share(self, leaves: int, distance: int = 0) -> range:
+        return range(leaves)
 
-    def combine(self, tree: TreeSum, microbatches: int) -> Gradients:
+    def combine(self, tree: TreeSum, leaves: int) -> Gradients:
         return tree.total()
 
-    def gather(self, number: float) -> list[float]:
-        return [number]
+    def gather(self, *numbers: float) -> list[tuple[float, ...]]:
+        return alone(*numbers)
 
     def leave(self) -> None:
         pass
@@ -140,41 +154,56 @@ class Group:
     Whatever fails in an exchange is raised as LostWorker: that another process is gone is by far the likeliest reason.
     """
 
-    def __init__(self, rank: int, world: int, attempt: int) -> None:
+    def __init__(self, rank: int, world: int, attempt: int, shards: int = 1, device: str = "cpu") -> None:
         self.rank, self.world, self.attempt = rank, world, attempt
+        self.mesh = self.host = None
+        if shards > 1:
+            self.mesh = init_device_mesh(device, (world // shards, shards), mesh_dim_names=("replicas", "shards"))
+            group, _ = dist.new_subgroups(shards, backend="gloo")
+            self.host = DeviceMesh.from_group(group, "cpu")
+        self.replica, self.replicas = (self.mesh.get_local_rank("replicas"), self.mesh.size(0)) if self.mesh else (rank, world)
+        self.group = self.mesh.get_group("replicas") if self.mesh else None  # of those who hold the same part of the model
 
-    def share(self, microbatches: int) -> range:
-        return share(microbatches, self.rank, self.world)
+    def share(self, leaves: int, distance: int = 0) -> range:
+        return share(leaves, (self.replica + distance) % self.replicas, self.replicas)
 
-    def combine(self, tree: TreeSum, microbatches: int) -> Gradients:
-        everybodys = [nodes(share(microbatches, rank, self.world)) for rank in range(self.world)]
+    def combine(self, tree: TreeSum, leaves: int) -> Gradients:
+        if self.replicas == 1:
+            return tree.total()
+        everybodys = [nodes(share(leaves, replica, self.replicas)) for replica in range(self.replicas)]
         parts = [value for _, value in tree.partial]
         shapes = {name: tensor.shape for name, tensor in parts[0].items()}
-        length = -(-sum(tensor.numel() for tensor in parts[0].values()) // self.world)  # of a slice, the last one padded
-        outgoing = parts[0]["loss"].new_zeros(self.world, len(parts), length)
+        length = -(-sum(tensor.numel() for tensor in parts[0].values()) // self.replicas)  # of a slice, the last one padded
+        outgoing = parts[0]["loss"].new_zeros(self.replicas, len(parts), length)
         for index, part in enumerate(parts):
             flat = torch.cat([part[name].reshape(-1) for name in shapes])
-            flat = torch.nn.functional.pad(flat, (0, self.world * length - flat.numel()))
-            outgoing[:, index] = flat.view(self.world, length)
+            flat = torch.nn.functional.pad(flat, (0, self.replicas * length - flat.numel()))
+            outgoing[:, index] = flat.view(self.replicas, length)
         parts.clear()
         incoming = outgoing.new_empty(sum(map(len, everybodys)), length)
-        whole = outgoing.new_empty(self.world * length)
+        whole = outgoing.new_empty(self.replicas * length)
         lengths = [len(places) * length for places in everybodys]
-        with _exchange():
-            dist.all_to_all_single(incoming.view(-1), outgoing.view(-1), lengths, [outgoing[0].numel()] * self.world)
-            dist.all_gather(list(whole.view(self.world, length)), _folded(everybodys, incoming))
+        with exchange():
+            sizes = [outgoing[0].numel()] * self.replicas
+            dist.all_to_all_single(incoming.view(-1), outgoing.view(-1), lengths, sizes, group=self.group)
+            dist.all_gather(list(whole.view(self.replicas, length)), _folded(everybodys, incoming), group=self.group)
         sizes = [shape.numel() for shape in shapes.values()]
         pieces = whole[: sum(sizes)].split(sizes)
         return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
-    def gather(self, number: float) -> list[float]:
-        everybodys = torch.empty(self.world, dtype=torch.float64)
-        with _exchange():
-            dist.all_gather(list(everybodys.split(1)), torch.tensor([number], dtype=torch.float64))
-        return everybodys.tolist()
+    def gather(self, *numbers: float) -> list[tuple[float, ...]]:
+        return gathered(numbers, None)
 
     def leave(self) -> None:
         dist.destroy_process_group()
+
+
+def gathered(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[tuple[float, ...]]:
+    """Everybody's numbers in a group, by rank; they travel in float64 between CPUs."""
+    everybodys = torch.empty(dist.get_world_size(group), len(numbers), dtype=torch.float64)
+    with exchange():
+        dist.all_gather(list(everybodys.unbind()), torch.tensor(numbers, dtype=torch.float64), group=group)
+    return [tuple(row) for row in everybodys.tolist()]
 
 
 def _folded(everybodys: list[list[Place]], incoming: Tensor) -> Tensor:
@@ -186,16 +215,22 @@ def _folded(everybodys: list[list[Place]], incoming: Tensor) -> Tensor:
 
 
 @contextmanager
-def _exchange() -> Iterator[None]:
+def exchange() -> Iterator[None]:
+    """Whatever fails in an exchange is raised as LostWorker."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = re.sub(r"\[/\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]  # gloo adds a path of its own, and advice
         raise LostWorker(f"lost another worker ({reason}); the same command continues from the newest checkpoint") from None
 
 
-def join(place: Seat, cuda: bool, seconds: float = JOIN_SECONDS) -> Workers:
-    """Takes this process's seat; returns when everybody has. Raises OpenbookError if somebody has not come within `seconds`."""
+def join(place: Seat, cuda: bool, shards: int = 1, seconds: float = JOIN_SECONDS) -> Workers:
+    """Takes this process's seat; returns when everybody has. `shards` workers hold one model together.
+
+    Raises OpenbookError if somebody has not come within `seconds`.
+    """
     if place.world == 1:
         return Solo()
     if cuda:
@@ -203,10 +238,10 @@ def join(place: Seat, cuda: bool, seconds: float = JOIN_SECONDS) -> Workers:
             raise InputError(f"worker {place.local_rank} of this machine needs a GPU of its own; torch sees {torch.cuda.device_count()}")
         torch.cuda.set_device(place.local_rank)
     store = _meet(place, timedelta(seconds=seconds))
-    with _exchange():
+    with exchange():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=timedelta(seconds=STEP_SECONDS))
-    return Group(place.rank, place.world, place.attempt)
+        return Group(place.rank, place.world, place.attempt, shards, "cuda" if cuda else "cpu")
 
 
 def _meet(place: Seat, patience: timedelta) -> dist.Store:  # type: ignore[name-defined]

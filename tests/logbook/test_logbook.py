@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openbook.logbook import Logbook, Meter, check, read
-from openbook.logbook.meter import _Rapl
+from openbook.logbook import Logbook, check, read
 
 
 @pytest.fixture
@@ -77,25 +76,3 @@ def test_times_come_from_the_clock_given(tmp_path: Path) -> None:
     with Logbook(tmp_path / "b.jsonl", now=lambda: datetime(2030, 1, 2, tzinfo=UTC)) as log:
         log.append("note")
     assert json.loads((tmp_path / "b.jsonl").read_text())["time"] == "2030-01-02T00:00:00.000+00:00"
-
-
-def test_a_meter_measures_time_and_leaves_out_energy_without_a_counter(tmp_path: Path) -> None:
-    with Meter(powercap=tmp_path / "absent") as meter:
-        sum(range(200_000))
-    cost = meter.cost()
-    assert 0 < cost["cpu_seconds"] <= cost["seconds"] * 4 + 0.1
-    assert cost["peak_bytes"] > 1_000_000
-    assert "measured:rapl" not in cost.get("joules", {})
-
-
-def test_a_meter_reads_a_counter_that_wraps_around(tmp_path: Path) -> None:
-    folder = tmp_path / "intel-rapl:0"
-    folder.mkdir()
-    (folder / "max_energy_range_uj").write_text("999999")
-    (folder / "energy_uj").write_text("900000")
-    counter = _Rapl(folder)
-    (folder / "energy_uj").write_text("400000")
-    assert counter.joules() == pytest.approx(0.5)
-    with Meter(powercap=tmp_path) as meter:
-        (folder / "energy_uj").write_text("650000")
-    assert meter.cost()["joules"]["measured:rapl"] == pytest.approx(0.25)

@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openbook.logbook import read
-from openbook.report.history import POINTS, attempts, costs, smoothed, thin, training, without_report
+from openbook.logbook import attempts, read
+from openbook.logbook.bill import costs, without_report
+from openbook.logbook.training import training
+from openbook.report.curves import POINTS, smoothed, thin
 from openbook.run import Run
 
 Make = Callable[..., Run]
@@ -50,10 +52,9 @@ def test_interruptions_have_causes_and_costs(make: Make) -> None:
     past = training(read(run.logbook_path))
     assert sorted(past.steps) == list(range(1, 301))
     stopped, killed = past.incidents
-    assert "stopped by SIGTERM" in stopped.cause and stopped.lost_steps == 0 and stopped.away_seconds == 1800
-    assert killed.cause == "killed without a word" and killed.lost_steps == 3 and killed.away_seconds == 600
-    waste = past.waste()
-    assert waste is not None and waste["not running"] == 2400
+    assert (stopped.cause, "by SIGTERM" in stopped.detail) == ("stopped", True) and stopped.lost_steps == 0 and stopped.away_seconds == 1800
+    assert (killed.cause, killed.detail) == ("killed", "killed without a word") and killed.lost_steps == 3 and killed.away_seconds == 600
+    assert past.parts()["gap"] == 2400
 
 
 def test_the_bill_counts_every_attempt(make: Make) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from openbook.report.words import NOTHING, SPACE, count, duration, energy, hours, printable, rounded, size
+from openbook.words import NOTHING, SPACE, count, duration, energy, hours, printable, rounded, size
 
 
 def test_figures_keep_three_digits_and_their_unit() -> None:
