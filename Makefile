@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench drill clean
+.PHONY: run test bench bench-train drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -19,6 +19,10 @@ test: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/throughput.py
+
+# NANOGPT is a checkout of github.com/karpathy/nanoGPT; TRAIN_FLAGS may choose parts, or --json.
+bench-train: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/bench_train.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(TRAIN_FLAGS)
 
 drill: $(VENV)/installed
 	$(BIN)/python benchmarks/kill_drill.py $(RECIPE) --kills 10 --set train.steps=300

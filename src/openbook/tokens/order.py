@@ -126,6 +126,7 @@ class Order:
 
     def __init__(self, mixture: Mixture, seed: int) -> None:
         self.mixture, self.seed = mixture, seed
+        self._known: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
     def require(self, samples: int) -> None:
         """Raises InputError if the mixture holds fewer samples than a run needs."""
@@ -138,14 +139,22 @@ class Order:
     def locate(self, sample: int) -> tuple[str, int]:
         """The component's name and the row in it. Raises IndexError beyond the mixture."""
         block, place = divmod(sample, self.mixture.block)
-        span = self.mixture.span_of(block)
-        slot = int(permute(place, self.mixture.block, key(self.seed, "block", block))[0])
-        component = 0
-        while slot >= span.quotas[component]:
-            slot -= span.quotas[component]
-            component += 1
-        draw = span.drawn[component] + (block - span.first_block) * span.quotas[component] + slot
-        epoch, index = divmod(draw, self.mixture.rows[component])
-        name = self.mixture.names[component]
-        row = int(permute(index, self.mixture.rows[component], key(self.seed, "epoch", name, epoch))[0])
-        return name, row
+        if self._known is None or self._known[0] != block:
+            self._known = (block, *self._locate_block(block))
+        _, components, rows = self._known
+        return self.mixture.names[components[place]], int(rows[place])
+
+    def _locate_block(self, block: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Component and row of every sample of a block: hardly more work than for one of them."""
+        span, size = self.mixture.span_of(block), self.mixture.block
+        slots = permute(np.arange(size), size, key(self.seed, "block", block))
+        ends = np.cumsum(span.quotas)
+        components = np.searchsorted(ends, slots, side="right").astype(np.int64)
+        rows = np.empty(size, dtype=np.int64)
+        for component, (name, count, quota) in enumerate(zip(self.mixture.names, self.mixture.rows, span.quotas, strict=True)):
+            first = span.drawn[component] + (block - span.first_block) * quota
+            draws = first + slots - (ends[component] - quota)
+            for epoch in range(first // count, (first + quota - 1) // count + 1):
+                mine = (components == component) & (draws // count == epoch)
+                rows[mine] = permute(draws[mine] % count, count, key(self.seed, "epoch", name, epoch))
+        return components, rows

@@ -7,9 +7,9 @@ import time
 import torch
 
 
-def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.6) -> float:
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     """The best rate seen over square matrix products repeated for about `seconds`, in floating-point operations a second."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best, stop = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < stop:
