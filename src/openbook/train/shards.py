@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor, Shard
 
@@ -158,14 +158,14 @@ def ordered_sum(parts: Tensor) -> Tensor:
     return parts[0]
 
 
-def cut(model: Transformer, mesh: DeviceMesh, compute: torch.dtype) -> None:
+def cut(model: Transformer, mesh: DeviceMesh) -> None:
     """Cuts a model by rows, in place, over the workers of a mesh, layer by layer.
 
-    The layers' weights travel in the type that they compute in; sums of gradients are in fp32.
+    Weights and sums of gradients travel in fp32: a whole model rounds its matrices to bf16 in its products, but not its norms' weights,
+    and FSDP2 would round all of a layer.
     """
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy if compute != torch.float32 else MixedPrecisionPolicy())
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -94,7 +94,7 @@ class Trainer:
         self.model.compute_dtype = compute
         self.model.activations = recipe.train.activations
         if mesh:
-            cut(self.model, mesh["shards"], compute)
+            cut(self.model, mesh["shards"])
             self.model.to_empty(device=device)
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
         settings, offload = recipe.train.optimizer, recipe.train.offload
