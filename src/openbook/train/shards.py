@@ -199,4 +199,6 @@ def whole_model(model: Transformer, keep: bool) -> Transformer:
         tensors[name] = tensor.cpu() if keep else tensor.new_empty(0)
     if keep:
         whole.load_state_dict(tensors, assign=True)
+        if model.config.tied_head:
+            whole.head.weight = whole.embedding.weight
     return whole

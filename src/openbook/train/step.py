@@ -92,6 +92,8 @@ class Trainer:
         if mesh:
             cut(self.model, mesh["shards"], compute)
         self.model.to_empty(device=device)
+        if self.model.config.tied_head:  # torch has made room for either name by itself
+            self.model.head.weight = self.model.embedding.weight
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
         self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, recipe.train.optimizer, self.holding.of_wholes)
         self.computing = self.waiting = 0.0
