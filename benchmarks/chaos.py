@@ -13,7 +13,7 @@ clock-back@STEP                the wall clock goes back by an hour
 
 Steps count from 1, as in the logbook; microbatches and ranks from 0. A fault happens at its step or the first chance after it, and, but
 for poison, flip-always and slow, once in a run directory: RUN/chaos/ keeps a mark, so that a worker that starts again lives. Workers
-that openbook starts have the same faults.
+that openbook starts have the same faults. What an audit computes once more is a chance like any other.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ POINTS = {
     "rows": ["openbook.tokens.rows:Rows.__call__"],
     "reduce": ["openbook.train.workers:Group.combine", "openbook.train.workers:Solo.combine"],
     "optimizer": ["openbook.train.optimizer:Optimizer.step"],
-    "aside": ["openbook.files:written_aside"],
+    "tensors": ["openbook.train.checkpoint:_write_tensors"],
     "rename": ["os:replace"],
     "start": ["openbook.train.launch:_start"],
 }
 """What of the product is taken hold of, by name: the one thing here to change when the product does."""
-USERS = ("openbook.cli", "openbook.pipeline", "openbook.train.build", "openbook.train.follow", "openbook.train.launch")
+USERS = ("openbook.cli", "openbook.pipeline", "openbook.train.build", "openbook.train.launch")
 """Modules to import before anything is replaced, because they hold functions of others under names of their own."""
 
 NUMBER, RANK = r"(?P<step>\d+)", r"(?P<rank>\d+)"
@@ -139,27 +139,25 @@ class Chaos:
         self.step = step + 1
         if self.due("hang", self.step):
             os.kill(os.getpid(), signal.SIGSTOP)
-        if self.due("clock-back", self.step):
+        if self.rank == 0 and self.due("clock-back", self.step):  # the one that writes the logbook
             turn_clock_back()
         return real(trainer, step, *rest)
 
-    def around_rows(self, real: Callable[..., Any], rows: Any, step: int, microbatch: int) -> Any:
-        found = real(rows, step, microbatch)
+    def around_rows(self, real: Callable[..., Any], rows: Any, step: int, microbatch: int, skipped: int = 0) -> Any:
+        found = real(rows, step, microbatch, skipped)
         self.microbatch = microbatch
-        position, row = divmod(rows.sample(step, microbatch, 0), rows.microbatches * rows.microbatch_rows)
         for one in self.faults:
-            if one.kind == "poison" and (position + 1, row) == (one.step, 0):
+            if one.kind == "poison" and rows.sample(step, microbatch, 0, skipped) == rows.sample(one.step - 1, 0, 0):
                 self.poisoned[found.tobytes()] = one.factor
         return found
 
     def around_microbatch(self, real: Callable[..., Any], trainer: Any, rows: torch.Tensor, *rest: Any) -> Any:
         self.kill("forward", self.step)
-        hooks = [parameter.register_hook(lambda _: self.kill("backward", self.step)) for parameter in trainer.model.parameters()]
+        hook = trainer.model.layers[0].register_full_backward_pre_hook(lambda *_: self.kill("backward", self.step))
         begin = time.perf_counter()
         leaf = real(trainer, rows, *rest)
+        hook.remove()
         seconds = time.perf_counter() - begin
-        for hook in hooks:
-            hook.remove()
         for one in self.faults:
             if one.kind == "slow" and one.rank == self.rank:
                 time.sleep(seconds * (one.factor - 1))
@@ -185,10 +183,10 @@ class Chaos:
         real(*arguments)
         self.kill("optimizer", self.step)
 
-    def around_aside(self, real: Callable[..., Any], path: Path) -> Any:
-        if match := re.match(r"step-(\d+)", path.parent.name):  # a file inside a checkpoint that is being written
+    def around_tensors(self, real: Callable[..., Any], folder: Path, *rest: Any) -> None:
+        real(folder, *rest)
+        if match := re.match(r"step-(\d+)", folder.name):
             self.kill("save", int(match[1]))
-        return real(path)
 
     def around_rename(self, real: Callable[..., Any], source: Any, target: Any, **options: Any) -> None:
         if match := re.fullmatch(r"step-(\d+)", Path(target).name):

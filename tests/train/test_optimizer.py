@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openbook.recipe import AdamWSection, MuonSection
-from openbook.train.optimizer import Optimizer, orthogonalise, orthogonalise_all
+from openbook.train.optimizer import Optimizer, Orthogonalise, orthogonalise, orthogonalise_all
 
 MUON = MuonSection(embedding_rate=0.01)
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -115,9 +115,8 @@ def test_rows_have_the_bits_of_the_whole(kind: str, state: str) -> None:
     halves = [{name: tensor[part[name]].clone() for name, tensor in drawn(5).items()} for part in parts]
     orthogonal: dict[str, Tensor] = {}
 
-    def gathered(updates: dict[str, Tensor]) -> dict[str, Tensor]:
-        orthogonal.update(orthogonalise_all(updates))
-        return orthogonal
+    def kept(change: Orthogonalise) -> Orthogonalise:
+        return lambda updates: orthogonal.update(change(updates)) or orthogonal
 
     alone = Optimizer(whole, SHAPES, settings, lambda change: gathered)
     both = [

@@ -275,3 +275,12 @@ def test_a_run_that_diverges_stops_before_it_spoils_anything(tokenized: Run, tmp
     with pytest.raises(OpenbookError, match=r"step \d+: loss .* not finite, .*; going back 6 times has not helped: lower train\.optimizer"):
         list(update(run, ["train"]))
     assert not (run.path / "weights").exists()
+
+
+def test_a_tied_head_stays_the_embedding_through_training(tokenized: Run, tmp_path: Path) -> None:
+    shutil.copytree(tokenized.path, tmp_path / "run")
+    source = tokenized.recipe_folder / "tiny.toml"
+    trainer = Trainer(load_recipe(source, ["model.tied_head=true"])[0], torch.device("cpu"))
+    names = [name for name, _ in trainer.model.named_parameters()]
+    assert trainer.model.head.weight is trainer.model.embedding.weight
+    assert "embedding.weight" in names and "head.weight" not in names

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from openbook.errors import OpenbookError
 from openbook.files import ASIDE, aside_name, remove, sha256_file, write_json, written_aside
 from openbook.train.contract import Contract
 from openbook.train.policy import Memory
+from openbook.train.workers import exchange
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -92,7 +94,8 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proc
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that it saves without a process group, which is meant
             writer = FileSystemWriter(folder, sync_files=group is not None)  # only who has written a file can flush it everywhere
-            dcp_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+            with exchange() if group is not None else nullcontext():
+                dcp_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as wrapped:
         error: BaseException | None = next(iter(wrapped.failures.values()))[0]
         while error is not None and not isinstance(error, OSError):

@@ -22,6 +22,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.nn.functional import pad
 
 from openbook.files import sha256_json
+from openbook.train.workers import exchange
 
 WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 """The integers that an element of so many bytes is read as; an element of eight bytes is two words."""
@@ -58,7 +59,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         sums = torch.stack([element_sum(*_part(tensor)) for tensor in tensors.values()])
         mesh = next((tensor.device_mesh for tensor in tensors.values() if isinstance(tensor, DTensor)), None)
         if mesh:
-            dist.all_reduce(sums, group=mesh.get_group())
+            with exchange():
+                dist.all_reduce(sums, group=mesh.get_group())
         totals = sums.tolist()
     facts = [
         [name, list(tensor.shape), str(tensor.dtype), total % 2**64] for (name, tensor), total in zip(tensors.items(), totals, strict=True)

@@ -37,7 +37,7 @@ class History:
     @property
     def hours(self) -> float:
         """How long all attempts have been at work."""
-        return sum(attempt.seconds or 0.0 for attempt in self.earlier) / 3600.0
+        return sum(max(0.0, attempt.seconds or 0.0) for attempt in self.earlier) / 3600.0  # a clock may have jumped back
 
     def lost_after(self, step: int) -> tuple[int, float]:
         """(steps, seconds) of work on the newest branch that went beyond a checkpoint's step and will be done again."""

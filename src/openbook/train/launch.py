@@ -20,7 +20,7 @@ from pathlib import Path
 
 from openbook.errors import AlreadyTold, OpenbookError, Stopped
 from openbook.progress import say
-from openbook.train.session import ENDED_BY
+from openbook.train.session import ENDED_BY, STOP_REQUESTS
 from openbook.train.workers import LOOPBACK, LostWorker
 
 SUPERVISED = "OPENBOOK_SUPERVISED"
@@ -170,7 +170,7 @@ def _end(crew: Sequence[Worker]) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[Worker]]]:
-    """Hands SIGINT and SIGTERM on to rank 0 of the crew, which tells the others; whatever happens, no worker is left behind."""
+    """Hands requests to stop on to rank 0 of the crew, which tells the others; whatever happens, no worker is left behind."""
     asked: list[signal.Signals] = []
     crew: list[Worker] = []
 
@@ -179,7 +179,7 @@ def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[Worker]]]:
         if crew and crew[0].poll() is None:
             crew[0].send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hand_on) for number in STOP_REQUESTS}
     try:
         yield asked, crew
     finally:

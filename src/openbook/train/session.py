@@ -35,10 +35,11 @@ from openbook.train.peak import matmul_flops_per_second
 from openbook.train.policy import Memory, straggler
 from openbook.train.step import PRECISIONS, StepResult, Trainer
 from openbook.train.validation import Validation
-from openbook.train.workers import Workers, require_agreement, require_enough_work
+from openbook.train.workers import Workers, exchange, require_agreement, require_enough_work
 
 ENDED_BY = "OPENBOOK_ENDED_BY"
 """Set by the supervisor in the environment of workers that it starts again: what ended the ones before."""
+STOP_REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOOKED_AT = 32
 """Steps over which workers' speeds are compared."""
 AT_THE_START = 0.05
@@ -72,8 +73,7 @@ def choose_device(wanted: str) -> torch.device:
 def stop_requests() -> Iterator[list[int]]:
     """A list that receives the signals that ask to stop; the loop looks at it between steps, where the state is whole."""
     asked: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in signals}
+    before = {number: signal.signal(number, lambda received, _: asked.append(received)) for number in STOP_REQUESTS}
     try:
         yield asked
     finally:
@@ -159,8 +159,9 @@ class Session:
             self._require_contract(state)
             break
         lost_steps, lost_seconds = self.past.lost_after(state.step)
-        if self.past.killed or (lost_steps and not self.past.earlier[-1].finished):
-            cause, detail = cause_of(self.past, os.environ.get(ENDED_BY, ""))
+        ended_by = os.environ.get(ENDED_BY, "")
+        if self.past.killed or ended_by or (lost_steps and not self.past.earlier[-1].finished):
+            cause, detail = cause_of(self.past, ended_by)
             self.book.append("interruption", cause=cause, detail=detail, lost_steps=lost_steps, lost_seconds=round(lost_seconds, 3))
         if self.past.earlier:
             self.book.append("resume", step=state.step, checkpoint=f"checkpoints/step-{state.step:08d}" if state.step else None)
@@ -307,8 +308,8 @@ class Session:
                 self.book.append("anomaly", kind="straggler", step=self.state.step, worker=rank, score=round(score, 2), evidence=evidence)
 
     def _validate(self) -> None:
-        if self.writes or self.trainer.workers.mesh:  # the parts of a sharded model meet in every pass
-            with self._phase("validate"):
+        if self.writes or self.workers.mesh:  # the parts of a sharded model meet in every pass
+            with self._phase("validate"), exchange() if self.workers.mesh else nullcontext():
                 scores, mean = self.validation.score(self.trainer)
             facts = {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds}
             self.book.append("validation", **facts, bits_per_byte=scores, mean=mean)

@@ -195,8 +195,11 @@ def whole_model(model: Transformer, keep: bool) -> Transformer:
         whole = Transformer(model.config)
     tensors = {}
     for name, part in model.state_dict().items():
-        tensor = part.full_tensor()
+        with exchange():
+            tensor = part.full_tensor()
         tensors[name] = tensor.cpu() if keep else tensor.new_empty(0)
     if keep:
         whole.load_state_dict(tensors, assign=True)
+        if model.config.tied_head:
+            whole.head.weight = whole.embedding.weight
     return whole
