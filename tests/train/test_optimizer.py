@@ -118,9 +118,9 @@ def test_rows_have_the_bits_of_the_whole(kind: str, state: str) -> None:
     def kept(change: Orthogonalise) -> Orthogonalise:
         return lambda updates: orthogonal.update(change(updates)) or orthogonal
 
-    alone = Optimizer(whole, SHAPES, settings, lambda change: gathered)
+    alone = Optimizer(whole, SHAPES, settings, kept)
     both = [
-        Optimizer(half, SHAPES, settings, lambda change, part=part: lambda own: {name: orthogonal[name][part[name]] for name in own})
+        Optimizer(half, SHAPES, settings, lambda _, part=part: lambda own: {name: orthogonal[name][part[name]] for name in own})
         for half, part in zip(halves, parts, strict=True)
     ]
     for step in range(4):

@@ -201,5 +201,5 @@ def whole_model(model: Transformer, keep: bool) -> Transformer:
     if keep:
         whole.load_state_dict(tensors, assign=True)
         if model.config.tied_head:
-            whole.head.weight = whole.embedding.weight
+            whole.head.weight = cast(nn.Parameter, whole.embedding.weight)
     return whole
