@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openbook.model.config import TransformerConfig
 from openbook.model.parts import Linear, RMSNorm
 
-ROWS, HEADS = 64, 8
+ROWS, HEADS = 64, 16
 """Queries and heads whose scores are computed at once on a CPU: they stay in its cache."""
 BLOCKWISE_CONTEXT = 1024
 """Up to here training on a CPU keeps the probabilities, which saves a third of attention's time; beyond, their memory would dominate."""
