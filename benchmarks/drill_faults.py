@@ -35,7 +35,9 @@ def kills(rig: Rig) -> Iterator[Claim]:
     status = rig.train(run, 2, faults)
     hit = len(list((run / "chaos").iterdir()))
     exact = status == 0 and ended(run) == expected
-    yield Claim("kills", f"{together} workers killed in one run of 2, in every phase: same bits", f"{hit if exact else 0}/{together}", exact)
+    yield Claim(
+        "kills", f"{together} workers killed in one run of 2, in every phase: same bits", f"{hit if exact else 0}/{together}", exact
+    )
     right, done, attempts = 0, 0, 0
     while done < alone and attempts < 20:
         run = rig.fresh(f"alone-{attempts}", settings)
@@ -77,7 +79,9 @@ def saves(rig: Rig) -> Iterator[Claim]:
     claim = f"power cut at any of {len(operations) + 1} moments of saving: the newest checkpoint is whole and right"
     yield Claim("saves", claim, f"{cases - len(cut)}/{cases}", not cut)
     count, failed = crash_save.failures(4 if rig.small else 1)
-    yield Claim("saves", "no space for an operation or a byte: no checkpoint lost, no rubbish left", f"{count - len(failed)}/{count}", not failed)
+    yield Claim(
+        "saves", "no space for an operation or a byte: no checkpoint lost, no rubbish left", f"{count - len(failed)}/{count}", not failed
+    )
 
 
 WAYS: dict[str, list[str]] = {"all workers start again": []}
@@ -115,7 +119,9 @@ def anomalies(rig: Rig) -> Iterator[Claim]:
     run = rig.fresh("nan", WATCHFUL)
     holds = rig.train(run, 1, ["nan@20"]) == 0 and ended(run) == rig.reference(WATCHFUL)
     kinds = [event["kind"] for event in events(run, "action")]
-    yield Claim("anomalies", "a gradient that is no number once is computed again: same bits", ", ".join(kinds), holds and kinds == ["retry"])
+    yield Claim(
+        "anomalies", "a gradient that is no number once is computed again: same bits", ", ".join(kinds), holds and kinds == ["retry"]
+    )
     settings = ["train.audit_every=1"]
     run, step = rig.fresh("flipped", settings), 21  # worker 1 of three computes one of the four microbatches, the second
     holds = rig.train(run, 3, [f"flip@{step}:1:1"]) == 0 and ended(run) == rig.reference(settings)
@@ -154,4 +160,6 @@ def siege(rig: Rig) -> Iterator[Claim]:
     status, wall = warm.end(process), time.monotonic() - begin
     share = events(run, "step")[-1]["seconds"] / wall
     measured = f"{share:.0%} of {wall:.0f} s, {faults} faults, {len(events(run, 'interruption'))} interruptions"
-    yield Claim("siege", f"a fault every {every:g} s: share of time in steps that stay; same bits", measured, status == 0 and ended(run) == expected)
+    yield Claim(
+        "siege", f"a fault every {every:g} s: share of time in steps that stay; same bits", measured, status == 0 and ended(run) == expected
+    )

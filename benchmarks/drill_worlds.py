@@ -84,14 +84,19 @@ def verified(rig: Rig) -> Iterator[Claim]:
     status, result = _verify(rig, run, "clean")
     holds = fine and status == 0 and result["verdict"] == "holds"
     yield Claim("verify", "a run of FSDP2 over 2 workers is confirmed by 1 process", f"{result['fingerprints']} fingerprints", holds)
-    forgeries: dict[str, Callable[[Path], int]] = {"token": _token, "learning rate": _rate, "logbook byte": _byte}
+    forgeries: dict[str, Callable[[Path, Path], int]] = {"token": _token, "learning rate": _rate, "logbook byte": _byte}
     for name, forge in forgeries.items():
         forged = rig.folder / f"forged-{name.replace(' ', '-')}"
         shutil.copytree(run, forged)
-        step = forge(forged)
+        step = forge(run, forged)
         status, result = _verify(rig, forged, name)
         found = (result["differs"] or {}).get("step")
-        yield Claim("verify", f"an altered {name} is located: step {step}", f"step {found}", status == 1 and found == step and bool(result["causes"]))
+        yield Claim(
+            "verify",
+            f"an altered {name} is located: step {step}",
+            f"step {found}",
+            status == 1 and found == step and bool(result["causes"]),
+        )
 
 
 def _verify(rig: Rig, run: Path, name: str) -> tuple[int, dict[str, Any]]:
@@ -100,31 +105,30 @@ def _verify(rig: Rig, run: Path, name: str) -> tuple[int, dict[str, Any]]:
     return status, json.loads(printed.read_text())
 
 
-def _token(run: Path) -> int:
+def _token(run: Path, forged: Path) -> int:
     """Alters a token that step 30 reads. Returns the first step that reads it."""
     before = Rows.open(Run(run))
     name, index = before.order.locate(before.sample(29, 1, 0))
-    shard = run / "tokens" / "train" / f"{name}.bin"
+    shard = forged / "tokens" / "train" / f"{name}.bin"
     content = bytearray(shard.read_bytes())
     content[(index * before.context + 5) * 2] ^= 1
     shard.write_bytes(content)
-    after = Rows.open(Run(run), check=False)
-    microbatches = range(before.batches.microbatches)
+    after, microbatches = Rows.open(Run(forged), check=False), range(before.batches.microbatches)
     return next(step + 1 for step in range(40) if any(not np.array_equal(before(step, m), after(step, m)) for m in microbatches))
 
 
-def _rate(run: Path) -> int:
+def _rate(_: Path, forged: Path) -> int:
     """The first step takes another length, so the second begins from other weights."""
-    path = run / "recipe.resolved.json"
+    path = forged / "recipe.resolved.json"
     document = json.loads(path.read_text())
     document["train"]["optimizer"]["head_rate"] *= 1.1
     path.write_text(json.dumps(document, indent=2))
     return 2
 
 
-def _byte(run: Path) -> int:
+def _byte(_: Path, forged: Path) -> int:
     """A digit of a loss in the logbook."""
-    path = run / "logbook.jsonl"
+    path = forged / "logbook.jsonl"
     lines = path.read_text().splitlines()
     number = next(index for index, line in enumerate(lines) if '"event":"step"' in line and json.loads(line)["step"] == 23)
     at = lines[number].index('"loss":') + len('"loss":') + 4

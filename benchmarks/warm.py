@@ -1,7 +1,7 @@
 """Starts openbook by forking a process that has imported torch: a start takes a tenth of a second, where python takes many.
 
-What is started is openbook as it is, but for the measurement of the machine's peak: processes of their own with arguments, environment, files and signals of their own, that a kill
-ends like any other. Workers that it starts are forks as well. Faults of chaos.py may be built in.
+What is started is openbook as it is, but for the measurement of the machine's peak: processes with arguments, environment, files and signals
+of their own, which a kill ends like any other. Workers that it starts are forks as well. Faults of chaos.py may be built in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Never
+from typing import IO, Any, ClassVar, Never
 
 import torch
 
@@ -23,7 +23,7 @@ import chaos
 
 
 def begin(arguments: Sequence[str], faults: Sequence[str] = (), said: Path | None = None, result: Path | None = None) -> int:
-    """`openbook arguments`, with faults, as a process; returns its number. What it says is appended to `said`, what it prints to `result`."""
+    """`openbook arguments` with faults as a process; returns its number. What it says goes to `said`, what it prints to `result`."""
     chaos.imports()
     child = os.fork()
     if child == 0:
@@ -88,7 +88,7 @@ def _to_file(path: Path, number: int) -> None:
 class Forked:
     """What the supervisor needs of subprocess.Popen."""
 
-    pipes: list[int] = []
+    pipes: ClassVar[list[int]] = []
     """Ends of workers' pipes that are this process's, and must not be a worker's as well."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], **_: Any) -> None:

@@ -1,6 +1,6 @@
 """One of four processes that train in every constellation in turn; worker 0 prints what came of each. Run by test_shards.py.
 
-    python crowd.py RANK RECIPE FOLDER PORT ...
+python crowd.py RANK RECIPE FOLDER PORT ...
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import warm
 from disturbed import STEPS, events, fresh, weights_hash
+
+import warm
 from openbook.logbook import check, read
 from openbook.run import Run
 
@@ -49,7 +50,15 @@ def test_losses_that_stay_high_lead_back_to_an_anchor_on_another_branch(tokenize
     assert "3 times in a row over 6 deviations" in back["why"]
     steps = [(event["branch"], event["step"]) for event in events(straight, "step")]
     assert steps == [*((0, step) for step in range(1, 26)), *((1, step) for step in range(21, STEPS + 1))]
-    faults = [*poison, "kill@forward:25:0", "kill@rename:20:1", "kill@forward:26:1", "kill@save:20:0", "kill@optimizer:21:0", "kill@save:24:0"]
+    faults = [
+        *poison,
+        "kill@forward:25:0",
+        "kill@rename:20:1",
+        "kill@forward:26:1",
+        "kill@save:20:0",
+        "kill@optimizer:21:0",
+        "kill@save:24:0",
+    ]
     assert warm.openbook("train", disturbed.path, "--workers", 3, faults=faults, said=said) == 0, said.read_text()
     assert weights_hash(disturbed) == weights_hash(straight)
     assert actions(disturbed) == actions(straight)

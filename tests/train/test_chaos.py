@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from disturbed import weights_hash
 
 import chaos
 import warm
-from disturbed import weights_hash
 from openbook.logbook import read
 from openbook.run import Run
 

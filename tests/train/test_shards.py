@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from crowd import CREWS, SETTINGS
+
 from tiny import write_recipe
 
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from disturbed import STEPS, events, fresh, weights_hash
 
 import warm
-from disturbed import STEPS, events, fresh, weights_hash
 from openbook.errors import InputError
 from openbook.logbook import attempts, check, read
 from openbook.recipe import load_recipe

@@ -18,7 +18,7 @@ from openbook.train.audit import Corruption, accused, audited, disputed, mark
 from openbook.train.optimizer import Optimizer
 from openbook.train.policy import Decision, Memory, decide
 from openbook.train.schedule import rate
-from openbook.train.shards import Holding, Sharded, Whole, cut
+from openbook.train.shards import Holding, Sharded, Whole, cut, tie
 from openbook.train.tree import Gradients, Place, TreeSum, exact_norm
 from openbook.train.workers import Solo, Workers, exchange
 
@@ -92,8 +92,7 @@ class Trainer:
         if mesh:
             cut(self.model, mesh["shards"], compute)
         self.model.to_empty(device=device)
-        if self.model.config.tied_head:  # torch has made room for either name by itself
-            self.model.head.weight = self.model.embedding.weight
+        tie(self.model)  # torch has made room for either name by itself
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
         self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, recipe.train.optimizer, self.holding.of_wholes)
         self.computing = self.waiting = 0.0
