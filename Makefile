@@ -25,7 +25,7 @@ bench-train: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_train.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(TRAIN_FLAGS)
 
 drill: $(VENV)/installed
-	$(BIN)/python benchmarks/kill_drill.py $(RECIPE) --kills 10 --set train.steps=300
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py
 
 # Debian splits venv's pip off into a package of its own; where that is missing, the system's pip fills the new environment.
 $(BIN)/python:

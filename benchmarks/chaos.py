@@ -2,7 +2,7 @@
 
     python benchmarks/chaos.py FAULT ... -- train runs/pocket --workers 2
 
-kill@PHASE:STEP:RANK           SIGKILL in forward, backward, reduce, optimizer, save (tensors written, not renamed) or rename
+kill@PHASE:STEP:RANK           SIGKILL in forward, backward, reduce, optimizer, validation, save (tensors written) or rename
 hang@STEP:RANK                 SIGSTOP
 nan@STEP                       a gradient of the step's first microbatch is no number
 poison@STEP[:FACTOR]           loss and gradients of that step's first microbatch of data times 10,000; it goes where the data go
@@ -41,15 +41,16 @@ POINTS = {
     "optimizer": ["openbook.train.optimizer:Optimizer.step"],
     "tensors": ["openbook.train.checkpoint:_write_tensors"],
     "rename": ["os:replace"],
+    "validation": ["openbook.train.validation:Validation.score"],
     "start": ["openbook.train.launch:_start"],
 }
 """What of the product is taken hold of, by name: the one thing here to change when the product does."""
-USERS = ("openbook.cli", "openbook.pipeline", "openbook.train.build", "openbook.train.launch")
+USERS = ("openbook.cli", "openbook.pipeline", "openbook.train.build", "openbook.train.launch", "openbook.train.verify")
 """Modules to import before anything is replaced, because they hold functions of others under names of their own."""
 
 NUMBER, RANK = r"(?P<step>\d+)", r"(?P<rank>\d+)"
 FORMS = (
-    rf"(?P<kind>kill)@(?P<phase>forward|backward|reduce|optimizer|save|rename):{NUMBER}:{RANK}",
+    rf"(?P<kind>kill)@(?P<phase>forward|backward|reduce|optimizer|validation|save|rename):{NUMBER}:{RANK}",
     rf"(?P<kind>hang)@{NUMBER}:{RANK}",
     rf"(?P<kind>nan|clock-back)@{NUMBER}",
     rf"(?P<kind>poison)@{NUMBER}(:(?P<factor>[\d.e]+|nan|inf))?",
@@ -79,6 +80,11 @@ def fault(text: str) -> Fault:
     sys.exit(f"chaos: {text}: no such fault\n\n{__doc__}")
 
 
+def imports() -> None:
+    for module in USERS:
+        importlib.import_module(module)
+
+
 def take_hold(point: str, around: Callable[..., Any]) -> None:
     """Calls `around(real, *arguments)` instead of the real function, wherever in openbook it is known."""
     for place in POINTS[point]:
@@ -103,13 +109,15 @@ class Chaos:
 
     def __init__(self, faults: Sequence[Fault], run: Path) -> None:
         self.faults, self.marks = faults, run / "chaos"
-        self.rank = int(os.environ.get("RANK", "0"))
         self.step = self.microbatch = 0
         self.poisoned: dict[bytes, float] = {}
 
+    @property
+    def rank(self) -> int:
+        return int(os.environ.get("RANK", "0"))
+
     def install(self) -> None:
-        for module in USERS:
-            importlib.import_module(module)
+        imports()
         for point in POINTS:
             take_hold(point, getattr(self, f"around_{point}"))
 
@@ -182,6 +190,10 @@ class Chaos:
     def around_optimizer(self, real: Callable[..., Any], *arguments: Any) -> Any:
         real(*arguments)
         self.kill("optimizer", self.step)
+
+    def around_validation(self, real: Callable[..., Any], *arguments: Any) -> Any:
+        self.kill("validation", self.step)
+        return real(*arguments)
 
     def around_tensors(self, real: Callable[..., Any], folder: Path, *rest: Any) -> None:
         real(folder, *rest)

@@ -30,7 +30,7 @@ from openbook.errors import OpenbookError
 from openbook.files import ASIDE, aside_name, remove, sha256_file, write_json, written_aside
 from openbook.train.contract import Contract
 from openbook.train.policy import Memory
-from openbook.train.workers import exchange
+from openbook.train.workers import LostWorker, exchange
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -97,6 +97,8 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proc
             with exchange() if group is not None else nullcontext():
                 dcp_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as wrapped:
+        if group is not None and dist.get_rank(group):
+            raise LostWorker("worker 0 says why the checkpoint could not be written") from None
         error: BaseException | None = next(iter(wrapped.failures.values()))[0]
         while error is not None and not isinstance(error, OSError):
             error = error.__cause__ or error.__context__

@@ -35,7 +35,7 @@ from openbook.train.peak import matmul_flops_per_second
 from openbook.train.policy import Memory, straggler
 from openbook.train.step import PRECISIONS, StepResult, Trainer
 from openbook.train.validation import Validation
-from openbook.train.workers import Workers, exchange, require_agreement, require_enough_work
+from openbook.train.workers import LostWorker, Workers, exchange, require_agreement, require_enough_work
 
 ENDED_BY = "OPENBOOK_ENDED_BY"
 """Set by the supervisor in the environment of workers that it starts again: what ended the ones before."""
@@ -198,6 +198,9 @@ class Session:
                 while self.state.step < self.section.steps:
                     self._advance(asked, bar)
             self._collect(wait=True)
+        except LostWorker:
+            self._collect(wait=True)  # a save that failed is what made the others leave, if one has
+            raise
         finally:
             self.saver.close()
         # A neighbour on the machine may have spoilt the first measurement: what was reached at least once is the peak.

@@ -174,6 +174,12 @@ def cut(model: Transformer, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def tie(model: Transformer) -> None:
+    """Makes one parameter of embedding and head again, where the recipe says that they are one."""
+    if model.config.tied_head:
+        model.head.weight = cast(nn.Parameter, model.embedding.weight)
+
+
 class TreeReduceScatter(ReduceScatter):
     """FSDP2's reduce-scatter with the tree's order: every worker is sent all parts of its rows, the bytes of a ring, and sums them."""
 
@@ -200,6 +206,5 @@ def whole_model(model: Transformer, keep: bool) -> Transformer:
         tensors[name] = tensor.cpu() if keep else tensor.new_empty(0)
     if keep:
         whole.load_state_dict(tensors, assign=True)
-        if model.config.tied_head:
-            whole.head.weight = cast(nn.Parameter, whole.embedding.weight)
+        tie(whole)
     return whole
