@@ -323,8 +323,8 @@ class Session:
 
     def _write(self, state: State, tensors: Any) -> Path:
         group = self.workers.host.get_group() if self.workers.host else None
-        section = self.section
-        return save(self.root, state, tensors, section.keep_checkpoints, section.permanent_every, self.anchor_every, group)
+        keep, permanent_every = self.section.keep_checkpoints, self.section.permanent_every
+        return save(self.root, state, tensors, keep, permanent_every, self.anchor_every, group, self.run.require_lease)
 
     def _collect(self, wait: bool = False) -> None:
         """Tells of a save that is done."""
