@@ -28,10 +28,14 @@ STALL = 2.5
 """Seconds; on a quiet machine, the heartbeat's 1 s and a little."""
 
 
-def fresh(tokenized: Run, folder: Path) -> Run:
+NERVOUS = ["threshold=0.1", "spike=0.25", "patience=2", "min_history=16", "window=16", "anchor_every=10"]
+"""A policy that goes back for nothing."""
+
+
+def fresh(tokenized: Run, folder: Path, settings: list[str] = SETTINGS) -> Run:
     shutil.copytree(tokenized.path, folder)
     source = tokenized.recipe_folder / "tiny.toml"
-    return open_run(folder, load_recipe(source, [*ENDLESS, *SETTINGS])[0], source)
+    return open_run(folder, load_recipe(source, [*ENDLESS, *settings])[0], source)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +77,12 @@ def test_a_worker_the_leader_and_a_stopped_one_are_replaced(straight: Run, token
 
 def same_steps(training: Training, straight: Run) -> None:
     """Every step is in the logbook, and was the same each time that it is."""
-    clean = {event["step"]: (event["loss"], event["norm"]) for event in read(straight.logbook_path) if event["event"] == "step"}
-    told = [(event["step"], (event["loss"], event["norm"])) for event in training.events("step")]
-    assert set(told) == set(clean.items())
+    facts = ("branch", "step", "loss", "norm", "tokens")
+    clean, told = (
+        {tuple(event[fact] for fact in facts) for event in read(path) if event["event"] == "step"}
+        for path in (straight.logbook_path, training.run / "logbook.jsonl")
+    )
+    assert told == clean
     assert not training.events("replay.mismatch")
     assert check(training.run / "logbook.jsonl") is None
 
@@ -100,6 +107,20 @@ def test_a_killed_worker_comes_back_and_all_killed_go_on_from_a_checkpoint(strai
     assert "stopped by SIGTERM after step" in training.said
     list(update(Run(run.path), ["train"]))
     assert weights_hash(run.path) == weights_hash(straight.path)
+    same_steps(training, straight)
+
+
+def test_a_training_that_goes_back_does_so_with_all_its_workers(tokenized: Run, tmp_path: Path) -> None:
+    pytest.importorskip("torchft", reason="torchft is not installed: pip install 'openbook[hot]'")
+    settings = ["train.steps=60", "train.microbatches=4", *(f"train.anomalies.{setting}" for setting in NERVOUS)]
+    straight, run = (fresh(tokenized, tmp_path / name, settings) for name in ("straight", "run"))
+    list(update(straight, ["train"]))
+    training = Training(run.path, "--workers", 2)
+    assert training.end() == 0, training.said
+    assert weights_hash(run.path) == weights_hash(straight.path)
+    clean = [(event["kind"], event["step"]) for event in read(straight.logbook_path) if event["event"] == "action"]
+    assert [(event["kind"], event["step"]) for event in training.events("action")] == clean
+    assert "rollback" in dict(clean)
     same_steps(training, straight)
 
 
