@@ -161,7 +161,13 @@ def tokenize(run: RunArgument, again: Again = False, as_json: Json = False) -> N
 
 @app.command()
 def train(
-    run: RunArgument, workers: Workers = None, accept_change: AcceptChange = None, again: Again = False, as_json: Json = False
+    run: RunArgument,
+    workers: Workers = None,
+    hot: Annotated[bool, typer.Option("--hot", help="Replace a worker that dies without a restart; needs openbook[hot].")] = False,
+    spares: Annotated[int, typer.Option(min=0, help="With --hot: processes that stand by to replace a worker at once.")] = 0,
+    accept_change: AcceptChange = None,
+    again: Again = False,
+    as_json: Json = False,
 ) -> None:
     """Train from the newest checkpoint, or from the beginning, to the recipe's last step; also under torchrun."""
     from openbook.pipeline import update
@@ -170,13 +176,34 @@ def train(
 
     opened = Run(run)
     opened.accepted_change = _reason(accept_change)
+    if _train_hot_as_worker(opened):
+        return
+    if spares and not hot:
+        raise InputError(f"--spares {spares}: without --hot, all workers start again when one dies; add --hot")
     own = seat(os.environ)
     if own is None:
-        _tell(opened, update(opened, ["train"], again, workers or 1), as_json)
+        _tell(opened, update(opened, ["train"], again, workers or 1, spares if hot else None), as_json)
+    elif hot:
+        raise InputError("--hot: workers on one machine only, which openbook starts itself; leave out --hot, or torchrun")
     elif workers is None:
         _train_as_worker(opened, own, again, as_json)
     else:
         raise InputError(f"--workers {workers}: the environment already says WORLD_SIZE = {own.world}; leave --workers out, or torchrun")
+
+
+def _train_hot_as_worker(opened: Any) -> bool:
+    """Takes part in a crew, if that is what this process was started for."""
+    from openbook.train.hot import hushed, place
+
+    own = place(os.environ)
+    if own is None:
+        return False
+    from openbook.train.hot_session import take_part
+    from openbook.train.launch import end_with_supervisor
+
+    with hushed():
+        take_part(opened, own, end_with_supervisor(opened.path))
+    os._exit(0)  # while the heart beats: the others would take a worker that cleans up for a dead one, and its work for theirs
 
 
 def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:

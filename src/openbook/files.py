@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,11 +56,13 @@ def aside_name(path: Path) -> Path:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, guard: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Gives a name to write to; renames it to `path` if the block succeeds, removes it if the block fails.
 
-    Works for a file or a folder; a folder that stood at `path` is replaced.
+    Works for a file or a folder; a folder that stood at `path` is replaced. `guard` is asked first and last, and raises
+    if this process must not.
     """
+    guard()
     aside = aside_name(path)
     remove(aside)
     make_folder(path.parent)
@@ -71,6 +73,7 @@ def written_aside(path: Path) -> Iterator[Path]:
                 sync_file(part)
             else:
                 sync_folder(part)
+        guard()
         if path.is_dir():
             shutil.rmtree(path)
         aside.replace(path)

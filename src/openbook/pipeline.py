@@ -50,20 +50,25 @@ def up_to(until: str | None) -> list[str]:
     return names[: names.index(until) + 1]
 
 
-def update(run: Run, names: list[str], again: bool = False, workers: int = 1) -> Iterator[Done]:
+def update(run: Run, names: list[str], again: bool = False, workers: int = 1, spares: int | None = None) -> Iterator[Done]:
     """Carries out the named stages that are stale, in order; `again` takes all of them for stale. Yields each as it is done.
 
-    `train` is carried out by `workers` processes. Raises InputError, before anything is done, if there is not enough work for them.
+    `train` is carried out by `workers` processes; if `spares` is not None, by ones that replace each other without a restart, with so many
+    standing by. Raises InputError, before anything is done, if there is not enough work for them.
     """
-    if workers == 1 or "train" not in names:
+    if (workers == 1 and spares is None) or "train" not in names:
         yield from _update(run, names, again)
         return
     from openbook.train import require_enough_work
 
     require_enough_work(workers, run.recipe.train)
+    if spares is not None:
+        from openbook.train.hot_launch import require_hot
+
+        require_hot(run.recipe.train)
     at = names.index("train")
     yield from update(run, names[:at], again)
-    yield _train(run, workers, again)
+    yield _train(run, workers, again, spares)
     yield from update(run, names[at + 1 :], again)
 
 
@@ -82,8 +87,9 @@ def update_as_worker(run: Run, seat: Seat, again: bool = False) -> Iterator[Done
     workers.leave()
 
 
-def _train(run: Run, workers: int, again: bool) -> Done:
+def _train(run: Run, workers: int, again: bool, spares: int | None) -> Done:
     """The train stage in processes of their own, the first of which locks the run; looked at here so that nothing is started in vain."""
+    from openbook.train.hot_launch import supervise_hot
     from openbook.train.launch import supervise
 
     begin = time.monotonic()
@@ -93,7 +99,11 @@ def _train(run: Run, workers: int, again: bool) -> Done:
         run.inputs(stage)
     if not current:
         accepted = ["--accept-change", run.accepted_change] if run.accepted_change is not None else []
-        supervise(run.path, workers, run.recipe.train.hang_seconds, [*(["--again"] if again else []), *accepted])
+        arguments, patience = [*(["--again"] if again else []), *accepted], run.recipe.train.hang_seconds
+        if spares is None:
+            supervise(run.path, workers, patience, arguments)
+        else:
+            supervise_hot(run.path, workers, spares, patience, arguments)
     with run.locked():
         record = run.stage_record("train")
     assert record is not None

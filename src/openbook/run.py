@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from openbook.errors import InputError, OpenbookError, Stopped
 from openbook.files import sha256_file, sha256_json, write_json, write_text
+from openbook.lease import Lease, Overtaken
 from openbook.logbook import Logbook, Meter, environment, read, spent
 from openbook.recipe import Recipe
 
@@ -61,6 +63,7 @@ class Run:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: recipe.resolved.json or manifest.json is damaged or of another version ({reason})") from None
         self._logbook: Logbook | None = None
+        self._lease: Lease | None = None
         self.meter: Meter | None = None
         """Of the stage that is being carried out."""
         self.accepted_change: str | None = None
@@ -86,15 +89,23 @@ class Run:
         return self._logbook
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Makes this process the run's only writer; the operating system frees the lock when the process ends, however it ends."""
-        with _lock(self.path), Logbook(self.logbook_path) as book:
-            self._logbook = book
+    def locked(self, patience: float = 0.0) -> Iterator[None]:
+        """Makes this process the run's only writer; the operating system frees the lock when the process ends, however it ends.
+
+        Raises InputError if another process has the lock, and does not free it within `patience` seconds.
+        """
+        with _lock(self.path, patience) as lease, Logbook(self.logbook_path, guard=lease.require) as book:
+            self._logbook, self._lease = book, lease
             self.manifest = self._read_manifest()  # another process may have carried out a stage since
             try:
                 yield
             finally:
-                self._logbook = None
+                self._logbook = self._lease = None
+
+    def require_lease(self) -> None:
+        """Raises Overtaken if another process has made itself the run's writer; does nothing for a process that never was."""
+        if self._lease:
+            self._lease.require()
 
     def stage_record(self, name: str) -> dict[str, Any] | None:
         record: dict[str, Any] | None = self.manifest["stages"].get(name)
@@ -124,15 +135,24 @@ class Run:
 
     def carry_out(self, stage: Stage) -> dict[str, Any]:
         """Runs a stage and records it; returns its record. The run must be locked."""
+        with self.attempt(stage) as finish:
+            return finish(stage.carry_out(self))
+
+    @contextmanager
+    def attempt(self, stage: Stage) -> Iterator[Callable[[Outcome], dict[str, Any]]]:
+        """An attempt at a stage, from its begin in the logbook to its end there, whichever it is. Gives the function that records what
+        the stage has made, and returns the record. The run must be locked."""
         key, inputs = self.key(stage), self.inputs(stage)
         self.logbook.append("stage.begin", stage=stage.name, key=key, environment=environment())
         with Meter() as meter:
             self.meter = meter
             try:
-                outcome = stage.carry_out(self)
+                yield lambda outcome: self._record(stage, key, inputs, meter, outcome)
             except BaseException as error:
                 self._farewell(stage, meter, error)
                 raise
+
+    def _record(self, stage: Stage, key: str, inputs: dict[str, str], meter: Meter, outcome: Outcome) -> dict[str, Any]:
         artifacts = dict(sorted(self._digests(outcome.artifacts)))
         record = {
             "key": key,
@@ -146,11 +166,14 @@ class Run:
         self.logbook.sync()
         record["cost"] = spent(read(self.logbook_path), stage.name, key).as_cost()
         self.manifest["stages"][stage.name] = record
+        self.require_lease()
         write_json(self.path / "manifest.json", self.manifest)
         return record
 
     def _farewell(self, stage: Stage, meter: Meter, error: BaseException) -> None:
-        """Records why a stage stopped, unless the disk is what failed."""
+        """Records why a stage stopped, unless the disk is what failed, or the run is no longer this process's."""
+        if isinstance(error, Overtaken):
+            return
         cause = error.cause if isinstance(error, Stopped) else f"{type(error).__name__}: {error}"
         try:
             self.logbook.append("stage.stopped", stage=stage.name, cause=cause, cost=meter.cost())
@@ -190,13 +213,18 @@ class Busy(InputError):
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, patience: float = 0.0) -> Iterator[Lease]:
+    deadline = time.monotonic() + patience
     with (path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{path}: another openbook command is writing this run; wait for it, or use another --out") from None
-        yield
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"{path}: another openbook command is writing this run; wait for it, or use another --out") from None
+                time.sleep(0.02)
+        yield Lease(path)
 
 
 def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> Run:
@@ -207,7 +235,7 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
     if path.is_dir() and any(path.iterdir()) and not (path / "recipe.resolved.json").exists():
         raise InputError(f"{path}: is a folder that holds something else; choose another --out")
     path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+    with _lock(path) as lease:
         known = (path / "recipe.resolved.json").exists() and (path / "manifest.json").exists()
         old = Run(path).recipe if known else recipe
         changed, reshaped = differences(old, recipe), _changes(old.shaping(), recipe.shaping())
@@ -227,7 +255,7 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
             write_text(path / "recipe.toml", source.read_text(encoding="utf-8"))
             write_text(path / "recipe.resolved.json", recipe.model_dump_json(indent=2) + "\n")
             write_json(path / "manifest.json", manifest)
-            with Logbook(path / "logbook.jsonl") as book:
+            with Logbook(path / "logbook.jsonl", guard=lease.require) as book:
                 book.append("recipe", sha256=recipe.sha256(), changed=changed)
     return Run(path)
 

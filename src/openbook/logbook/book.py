@@ -31,11 +31,11 @@ def _digest(line: bytes) -> str:
 
 
 class Logbook:
-    """Appends events. One writer at a time: the run's lock sees to that."""
+    """Appends events. One writer at a time: the run's lock sees to that, and `guard`, which raises if this writer no longer is the one."""
 
-    def __init__(self, path: Path, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, path: Path, now: Callable[[], datetime] = utc_now, guard: Callable[[], None] = lambda: None) -> None:
         self.path = path
-        self._now = now
+        self._now, self._guard = now, guard
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
@@ -49,6 +49,7 @@ class Logbook:
 
     def append(self, event: str, **fields: Any) -> None:
         """Adds one event; it reaches the operating system at once and the disk at the next `sync`."""
+        self._guard()
         record = {"time": self._now().isoformat(timespec="milliseconds"), "event": event, **fields, "previous": self._previous}
         line = canonical_json(record).encode()
         self._file.write(line + b"\n")
@@ -67,6 +68,7 @@ class Logbook:
             path.unlink(missing_ok=True)
 
     def sync(self) -> None:
+        self._guard()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from openbook.train.shards import whole_model
 from openbook.train.workers import Seat, Solo, Workers, join, require_enough_work
 
 NOTHING_TO_DO = -1
+ARTIFACTS = ["weights/config.json", "weights/model.safetensors"]
 
 
 def parameters(run: Run) -> Any:
@@ -30,7 +31,7 @@ def build(run: Run, workers: Workers | None = None) -> Outcome:
     session = Session(run, crew, run.key(STAGE))
     session.carry_out()
     save_weights(whole_model(session.trainer.model, keep=True), run.path / "weights", session.validation.tokenizer.end_of_document)
-    return Outcome(["weights/config.json", "weights/model.safetensors"], _summary(session))
+    return Outcome(ARTIFACTS, summary(session))
 
 
 def dismiss(workers: Workers) -> None:
@@ -57,7 +58,7 @@ def join_for(run: Run, seat: Seat) -> Workers:
     return join(seat, choose_device(section.device).type == "cuda", section.shards)
 
 
-def _summary(session: Session) -> dict[str, Any]:
+def summary(session: Session) -> dict[str, Any]:
     state, model = session.state, session.trainer.model
     events = list(read(session.run.logbook_path))
     last = next(event for event in reversed(events) if event["event"] == "step")

@@ -64,18 +64,19 @@ def save(
     permanent_every: int | None = None,
     anchor_every: int | None = None,
     group: dist.ProcessGroup | None = None,
+    guard: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes a checkpoint and removes the oldest ones beyond `keep`, except at multiples of `permanent_every`, and the newest two at
     multiples of `anchor_every`, to which a training may go back.
 
     `tensors` are stored under their names. Where they are cut over the workers of a group, all of these call it, each writes its parts,
-    and the first makes the whole of them.
+    and the first makes the whole of them, once `guard` has not raised.
     """
     final = root / folder_name(state.step)
     if group is not None and dist.get_rank(group):
         _write_tensors(aside_name(final), tensors, group)
         return final
-    with written_aside(final) as aside:
+    with written_aside(final, guard) as aside:
         _write_tensors(aside, tensors, group)
         write_json(aside / "state.json", asdict(state))
         hashes = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}

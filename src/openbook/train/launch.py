@@ -46,7 +46,7 @@ def supervise(run: Path, world: int, hang_seconds: float, arguments: Sequence[st
     """
     command = [sys.executable, "-m", "openbook.cli", "train", str(run), *arguments]
     futile, why = 0, ""
-    with _stop_requests() as (asked, crew):
+    with stop_requests() as (asked, crew):
         for attempt in range(sys.maxsize):
             before = _newest_checkpoint(run)
             crew[:] = _start(command, world, attempt, why)
@@ -90,10 +90,8 @@ def _how_it_ended(statuses: Sequence[int | None]) -> str:
 
 def _start(command: Sequence[str], world: int, attempt: int, ended_by: str) -> list[Worker]:
     """Starts all workers, with torchrun's environment, in process groups of their own: Ctrl-C is this process's to hand on."""
-    common = {**os.environ, **_meeting_point(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), SUPERVISED: "1"}
+    common = {**on_loopback(world), **_meeting_point(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), SUPERVISED: "1"}
     common |= {"TORCHELASTIC_RESTART_COUNT": str(attempt), ENDED_BY: ended_by}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    common.setdefault("OMP_NUM_THREADS", str(max(1, cores // world)))
     return [
         subprocess.Popen(
             command,
@@ -111,9 +109,15 @@ def _meeting_point() -> Mapping[str, str]:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
+    return {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+
+
+def on_loopback(world: int) -> dict[str, str]:
+    """The environment of workers that share this machine, and talk over the loopback device."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     interface = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
-    return {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), **interface}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // world)), **os.environ, **interface}
 
 
 def _wait(crew: Sequence[Worker], run: Path, hang_seconds: float) -> tuple[list[int | None], str]:
@@ -128,33 +132,32 @@ def _wait(crew: Sequence[Worker], run: Path, hang_seconds: float) -> tuple[list[
             deadline = now + GRACE_SECONDS
         if deadline is not None and now > deadline:
             break
-        if _size(run / "logbook.jsonl") != written:
-            written, heard = _size(run / "logbook.jsonl"), now
+        if size(run / "logbook.jsonl") != written:
+            written, heard = size(run / "logbook.jsonl"), now
         elif now - heard > hang_seconds:
-            hung = f"no word for {hang_seconds:g} s; {_odd_one(crew, run)}"
+            hung = f"no word for {hang_seconds:g} s; {odd_one(crew, run)}"
             break
         time.sleep(0.05)
     statuses = [process.poll() for process in crew]
     _end(crew)
     for process in crew:
-        if not _size(evidence_file(run, process.pid)):
-            evidence_file(run, process.pid).unlink(missing_ok=True)
+        remove_empty_evidence(run, process)
     return statuses, hung
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _odd_one(crew: Sequence[Worker], run: Path) -> str:
+def odd_one(crew: Sequence[Worker], run: Path) -> str:
     """Asks all workers what they are doing, and names those that do not answer."""
     files = [evidence_file(run, process.pid) for process in crew]
     for process in crew:
         process.send_signal(signal.SIGUSR2)
     deadline = time.monotonic() + ANSWER_SECONDS
-    while time.monotonic() < deadline and not all(map(_size, files)):
+    while time.monotonic() < deadline and not all(map(size, files)):
         time.sleep(0.05)
-    mute = [str(rank) for rank, file in enumerate(files) if not _size(file)]
+    mute = [str(rank) for rank, file in enumerate(files) if not size(file)]
     where = f"what the others were doing is in {files[0].parent}"
     return f"worker {', '.join(mute)} did not answer, {where}" if mute else f"all workers answered, {where}"
 
@@ -169,15 +172,15 @@ def _end(crew: Sequence[Worker]) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[tuple[list[signal.Signals], list[Worker]]]:
-    """Hands requests to stop on to rank 0 of the crew, which tells the others; whatever happens, no worker is left behind."""
+def stop_requests(told: slice = slice(1)) -> Iterator[tuple[list[signal.Signals], list[Worker]]]:
+    """Hands requests to stop on to a part of the crew: to rank 0, which tells the others. Whatever happens, no worker is left behind."""
     asked: list[signal.Signals] = []
     crew: list[Worker] = []
 
     def hand_on(number: int, _: object) -> None:
         asked.append(signal.Signals(number))
-        if crew and crew[0].poll() is None:
-            crew[0].send_signal(number)
+        for process in crew[told]:
+            process.send_signal(number)  # which does nothing if it has ended
 
     before = {number: signal.signal(number, hand_on) for number in STOP_REQUESTS}
     try:
@@ -197,14 +200,26 @@ def evidence_file(run: Path, process: int) -> Path:
     return run / "evidence" / f"process-{process}.txt"
 
 
-def end_with_supervisor(run: Path) -> None:
-    """Ends this process at once when the one that started it has gone: its end of our standard input closes. Answers it until then."""
+def remove_empty_evidence(run: Path, process: Worker) -> None:
+    """Of a worker that was never asked what it is doing."""
+    if not size(evidence_file(run, process.pid)):
+        evidence_file(run, process.pid).unlink(missing_ok=True)
+
+
+def end_with_supervisor(run: Path) -> threading.Event:
+    """Ends this process at once when the one that started it has gone: its end of our standard input closes. Answers it until then.
+
+    What is returned is set when that process calls this one, by writing to it.
+    """
+    called = threading.Event()
     file = evidence_file(run, os.getpid())
     file.parent.mkdir(exist_ok=True)
     faulthandler.register(signal.SIGUSR2, file=file.open("w"), all_threads=True)
 
     def watch() -> None:
-        os.read(0, 1)
+        while os.read(0, 1):
+            called.set()
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+    return called

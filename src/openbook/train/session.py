@@ -113,19 +113,23 @@ class Session:
             raise InputError("train.offload = true: there is no GPU here whose memory it could save; leave it out")
         compute_alike(self.device)
         self.trainer = Trainer(run.recipe, self.device, workers)
-        self.past: History = history(read(run.logbook_path), key)
         self.root = run.path / "checkpoints"
         self.contract = contract(self.device, self.section.precision)
-        self.state = self._resume()
-        self.rows.require(self.state.memory.skipped)
         self.detour: Detour | None = None
-        require_agreement(workers, sha256_json(self.contract), "the numerics contract")
-        self.peak = combined_peak(workers, self.device, self.section.precision)
         self.validation = Validation(run)
         self.saver = Saver(self._write, workers.host)
         self.save_cost, self.saved_at = AT_THE_START, time.monotonic()
         self.anchor_every = self.section.anomalies.anchor_every if self.section.anomalies.enabled else None
         self.speeds: deque[list[float]] = deque(maxlen=LOOKED_AT)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Where this training goes on, and what all workers together can do."""
+        self.past: History = history(read(self.run.logbook_path), self.key)
+        self.state = self._resume()
+        self.rows.require(self.state.memory.skipped)
+        require_agreement(self.workers, sha256_json(self.contract), "the numerics contract")
+        self.peak = combined_peak(self.workers, self.device, self.section.precision)
 
     def tokens_in(self, step: int) -> int:
         """Tokens of a step (from 0)."""
@@ -158,15 +162,19 @@ class Session:
             state = read_state(folder)
             self._require_contract(state)
             break
+        self._tell_of_the_past(state, f"checkpoints/step-{state.step:08d}" if state.step else None)
+        return state
+
+    def _tell_of_the_past(self, state: State, checkpoint: str | None) -> None:
+        """What ended the attempt before, if there was one, and where this one goes on."""
         lost_steps, lost_seconds = self.past.lost_after(state.step)
         ended_by = os.environ.get(ENDED_BY, "")
         if self.past.killed or ended_by or (lost_steps and not self.past.earlier[-1].finished):
             cause, detail = cause_of(self.past, ended_by)
             self.book.append("interruption", cause=cause, detail=detail, lost_steps=lost_steps, lost_seconds=round(lost_seconds, 3))
         if self.past.earlier:
-            self.book.append("resume", step=state.step, checkpoint=f"checkpoints/step-{state.step:08d}" if state.step else None)
+            self.book.append("resume", step=state.step, checkpoint=checkpoint)
             say(f"  continuing after step {state.step} of {self.section.steps}")
-        return state
 
     def _require_contract(self, state: State) -> None:
         """Raises InputError if going on from a checkpoint needs a change which nobody has accepted."""
@@ -181,18 +189,7 @@ class Session:
 
     def carry_out(self) -> None:
         """Steps until the recipe's last. Raises Stopped, with everything saved, when asked to stop."""
-        config = self.trainer.model.config
-        self.book.append("membership", world=self.workers.world, attempt=self.workers.attempt, shards=self.trainer.holding.width)
-        self.book.append(
-            "train.begin",
-            parameters=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
-            flops_per_token=config.flops_per_token(),
-            peak_flops_per_second=self.peak,
-            steps=self.section.steps,
-            tokens_per_step=self.tokens_in(self.section.steps),
-            device=str(self.device),
-            contract=self.contract,
-        )
+        self._announce()
         try:
             with stop_requests() as asked, self._progress() as bar:
                 while self.state.step < self.section.steps:
@@ -206,6 +203,21 @@ class Session:
         # A neighbour on the machine may have spoilt the first measurement: what was reached at least once is the peak.
         self.peak = max(self.peak, combined_peak(self.workers, self.device, self.section.precision))
         self._part()
+
+    def _announce(self, **more: Any) -> None:
+        """Who takes part, and in what."""
+        shards, config = self.trainer.holding.width, self.trainer.model.config
+        self.book.append("membership", world=self.workers.world, attempt=self.workers.attempt, shards=shards, **more)
+        self.book.append(
+            "train.begin",
+            parameters=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
+            flops_per_token=config.flops_per_token(),
+            peak_flops_per_second=self.peak,
+            steps=self.section.steps,
+            tokens_per_step=self.tokens_in(self.section.steps),
+            device=str(self.device),
+            contract=self.contract,
+        )
 
     @contextmanager
     def _progress(self) -> Iterator[Any]:
@@ -234,7 +246,7 @@ class Session:
             return
         self._committed(result, seconds)
         done = self.state.step
-        table = self.workers.gather(max(asked, default=0), self._save_is_due(), result.computing)
+        table = self._exchange(max(asked, default=0), self._save_is_due(), result.computing)
         stop, save_now = int(max(row[0] for row in table)), bool(table[0][1])
         self._compare_speeds([row[2] for row in table])
         if done % self.section.validate_every == 0 or done == self.section.steps:
@@ -254,6 +266,10 @@ class Session:
             speed = self.tokens_in(done - 1) / seconds
             share = speed * self.trainer.model.config.flops_per_token() / self.peak
             bar.update(done, f"step {done}  loss {result.loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
+
+    def _exchange(self, *news: float) -> list[tuple[float, ...]]:
+        """Everybody's news by rank, between steps."""
+        return self.workers.gather(*news)
 
     def _committed(self, result: StepResult, seconds: float) -> None:
         state = self.state
@@ -278,7 +294,7 @@ class Session:
         assert anchor is not None
         self.detour = Detour(anchor, result.memory)
         self._collect(wait=True)
-        self.workers.gather(0)  # nobody loads what is being written, and nobody removes what is being loaded
+        self._exchange(0)  # nobody loads what is being written, and nobody removes what is being loaded
         folders = [folder for folder in newest_first(self.root) if damage(folder) is None]
         if self.writes:
             for folder in folders:
@@ -291,7 +307,7 @@ class Session:
         else:
             self.trainer.begin_again()
             self.state = State(self.key, 0, 0, 0.0, self.contract)
-        self.workers.gather(0)
+        self._exchange(0)
         if self.state.step == anchor:
             self._arrive()
 
@@ -331,10 +347,13 @@ class Session:
         with self._phase("save"):
             tensors = self.trainer.tensors()
             mark = fingerprint(tensors)
-            require_agreement(self.workers, mark, f"the weights after step {self.state.step}")
+            self._agree(mark)
             if self.workers.rank < self.trainer.holding.width:
                 self.saver.begin(self.state, tensors, mark, begin)
         self.saved_at = time.monotonic()
+
+    def _agree(self, mark: str) -> None:
+        require_agreement(self.workers, mark, f"the weights after step {self.state.step}")
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         """Books what a piece of work costs under its name, where there is a meter."""
@@ -342,8 +361,8 @@ class Session:
 
     def _write(self, state: State, tensors: Any) -> Path:
         group = self.workers.host.get_group() if self.workers.host else None
-        section = self.section
-        return save(self.root, state, tensors, section.keep_checkpoints, section.permanent_every, self.anchor_every, group)
+        keep, permanent_every = self.section.keep_checkpoints, self.section.permanent_every
+        return save(self.root, state, tensors, keep, permanent_every, self.anchor_every, group, self.run.require_lease)
 
     def _collect(self, wait: bool = False) -> None:
         """Tells of a save that is done."""

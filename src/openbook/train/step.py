@@ -18,7 +18,7 @@ from openbook.train.audit import Corruption, accused, audited, disputed, mark
 from openbook.train.optimizer import Optimizer
 from openbook.train.policy import Decision, Memory, decide
 from openbook.train.schedule import rate
-from openbook.train.shards import Holding, Sharded, Whole, cut, tie
+from openbook.train.shards import Holding, Sharded, Whole, cut
 from openbook.train.tree import Gradients, Place, TreeSum, exact_norm
 from openbook.train.workers import Solo, Workers, exchange
 
