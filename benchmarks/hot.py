@@ -23,8 +23,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kill_drill import openbook, strip_training
-
 from openbook.logbook import read
 
 PATIENCE = 120.0
@@ -35,7 +33,7 @@ class Training:
 
     def __init__(self, run: Path, *arguments: object) -> None:
         self.run, self.said = run, ""
-        command = openbook("train", str(run), "--hot", *map(str, arguments))
+        command = [sys.executable, "-m", "openbook.cli", "train", str(run), "--hot", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self._listener = threading.Thread(target=self._listen)
@@ -119,6 +117,16 @@ def measure(run: Path, workers: int = 3) -> dict[str, float]:
     found["new_process_takes_part"] = training.wait_for_members(workers, victim) - moment
     stop(training)
     return {what: round(seconds, 2) for what, seconds in found.items()}
+
+
+def strip_training(run: Path) -> None:
+    """Makes a finished run one that has not been trained."""
+    for name in ("checkpoints", "weights", "scores"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "logbook.jsonl").unlink()
+    manifest = json.loads((run / "manifest.json").read_bytes())
+    manifest["stages"] = {name: record for name, record in manifest["stages"].items() if name in ("corpus", "tokenize")}
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def stop(training: Training) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kill_drill import weights_hash
+from disturbed import weights_hash
 
 from hot import Training
 from openbook import cli
@@ -64,7 +64,7 @@ def test_a_worker_the_leader_and_a_stopped_one_are_replaced(straight: Run, token
     training.kill(second[0], signal.SIGSTOP)
     training.wait_for_members(3, second[0])
     assert training.end() == 0, training.said
-    assert weights_hash(run.path) == weights_hash(straight.path)
+    assert weights_hash(run) == weights_hash(straight)
     assert training.said.count("was killed by SIGKILL") == 3
     assert "[torchft" not in training.said
     assert [event["stage"] for event in training.events("stage.begin")].count("train") == 3
@@ -106,7 +106,7 @@ def test_a_killed_worker_comes_back_and_all_killed_go_on_from_a_checkpoint(strai
     assert training.said.count("openbook: ") == 1
     assert "stopped by SIGTERM after step" in training.said
     list(update(Run(run.path), ["train"]))
-    assert weights_hash(run.path) == weights_hash(straight.path)
+    assert weights_hash(run) == weights_hash(straight)
     same_steps(training, straight)
 
 
@@ -117,7 +117,7 @@ def test_a_training_that_goes_back_does_so_with_all_its_workers(tokenized: Run, 
     list(update(straight, ["train"]))
     training = Training(run.path, "--workers", 2)
     assert training.end() == 0, training.said
-    assert weights_hash(run.path) == weights_hash(straight.path)
+    assert weights_hash(run) == weights_hash(straight)
     clean = [(event["kind"], event["step"]) for event in read(straight.logbook_path) if event["event"] == "action"]
     assert [(event["kind"], event["step"]) for event in training.events("action")] == clean
     assert "rollback" in dict(clean)
