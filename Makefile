@@ -24,7 +24,7 @@ bench: $(VENV)/installed-dev
 bench-train: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_train.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(TRAIN_FLAGS)
 
-drill: $(VENV)/installed
+drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py
 
 # Debian splits venv's pip off into a package of its own; where that is missing, the system's pip fills the new environment.

@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Rig], Iterator[Claim]]] = {
     "worlds": drill_worlds.worlds,
     "saves": drill_faults.saves,
     "stall": drill_faults.stall,
+    "hot": drill_faults.hot_recovery,
     "anomalies": drill_faults.anomalies,
     "siege": drill_faults.siege,
     "verify": drill_worlds.verified,

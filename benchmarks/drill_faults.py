@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import crash_save
+import hot
 import warm
 from drill_rig import Claim, Rig, ended, events, killed, newest_step, wait_for_step, workers_of
 
@@ -84,27 +85,38 @@ def saves(rig: Rig) -> Iterator[Claim]:
     )
 
 
-WAYS: dict[str, list[str]] = {"all workers start again": []}
-"""How a lost worker is replaced, with the arguments of `openbook train` for it."""
-
-
 def stall(rig: Rig) -> Iterator[Claim]:
     """Real processes that python starts, as a user's are; a worker other than 0 is killed, three times."""
-    settings = ["train.steps=100000", "train.checkpoint_every=10"]
-    for way, arguments in WAYS.items():
-        run, said = rig.fresh(f"stall-{len(way)}", settings), rig.folder / "stall.said"
-        command = [sys.executable, "-m", "openbook.cli", "train", str(run), "--workers", "2", *arguments]
-        seconds = []
-        with said.open("a") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as process:
-            for _ in range(1 if rig.small else 3):
-                wait_for_step(run, newest_step(run) + 25)
-                os.kill(workers_of(said)[1], signal.SIGKILL)
-                begin, step = time.monotonic(), newest_step(run)
-                wait_for_step(run, step + 2)  # the one after the step that may have been on its way
-                seconds.append(time.monotonic() - begin)
-            process.kill()
-        claim = f"worker killed: seconds until a step is committed that was not before ({way})"
-        yield Claim("stall", claim, f"{statistics.median(seconds):.1f} s (median of {len(seconds)})", True)
+    run, said = rig.fresh("stall", ["train.steps=100000", "train.checkpoint_every=10"]), rig.folder / "stall.said"
+    command = [sys.executable, "-m", "openbook.cli", "train", str(run), "--workers", "2"]
+    seconds = []
+    with said.open("a") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as process:
+        for _ in range(1 if rig.small else 3):
+            wait_for_step(run, newest_step(run) + 25)
+            os.kill(workers_of(said)[1], signal.SIGKILL)
+            begin, step = time.monotonic(), newest_step(run)
+            wait_for_step(run, step + 2)  # the one after the step that may have been on its way
+            seconds.append(time.monotonic() - begin)
+        process.kill()
+    claim = "worker killed: seconds until a step is committed that was not before (all workers start again)"
+    yield Claim("stall", claim, f"{statistics.median(seconds):.1f} s (median of {len(seconds)})", True)
+
+
+HOT = {
+    "worker_loss": ("worker killed: seconds until the next step, by those who are left (--hot)", 3.0),
+    "leader_loss": ("the one that writes killed: seconds until the next step (--hot)", 5.0),
+    "worker_stopped": ("worker stopped without dying: seconds until the next step (--hot)", 5.0),
+    "spare_takes_over": ("worker killed: seconds until a spare takes part in its place (--hot --spares 1)", 5.0),
+    "new_process_takes_part": ("worker killed, no spare: seconds until a new process takes part (--hot)", 60.0),
+}
+"""What hot.py measures, and what would be too long."""
+
+
+def hot_recovery(rig: Rig) -> Iterator[Claim]:
+    """Real processes that python starts; the bits that such a training ends in are the tests' business."""
+    found = hot.measure(rig.fresh("hot", ["train.steps=100000", "train.checkpoint_every=50", "train.microbatches=8"]))
+    for what, (claim, most) in HOT.items():
+        yield Claim("hot", claim, f"{found[what]:.1f} s", found[what] <= most)
 
 
 WATCHFUL = ["train.anomalies.min_history=8", "train.anomalies.window=16", "train.checkpoint_every=8"]
