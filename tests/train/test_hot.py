@@ -22,7 +22,7 @@ from openbook.run import Run, open_run
 from openbook.train.hot import Place, place
 from openbook.train.hot_launch import require_hot
 
-SETTINGS = ["train.steps=240", "train.microbatches=8", "train.microbatch_rows=4", "train.checkpoint_every=30", "train.validate_every=60"]
+SETTINGS = ["train.steps=240", "train.microbatches=8", "train.microbatch_rows=3", "train.checkpoint_every=30", "train.validate_every=60"]
 ENDLESS = ["corpus.components.prose.max_epochs=4000", "corpus.components.code.max_epochs=4000"]
 STALL = 2.5
 """Seconds; on a quiet machine, the heartbeat's 1 s and a little."""

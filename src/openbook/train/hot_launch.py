@@ -49,29 +49,34 @@ def supervise_hot(run: Path, world: int, spares: int, hang_seconds: float, argum
         environment = {**on_loopback(world), SUPERVISED: "1", LIGHTHOUSE: str(light), STORE: str(store), CREW: str(world)}
         crew = Crew(command, environment, world, spares, processes)
         watch = Watch(run, hang_seconds)
-        losses = 0
-        crew.fill()
-        while True:
-            time.sleep(LOOK_SECONDS)
-            progress = watch.look(crew)
-            losses = 0 if progress else losses
-            for ended in crew.collect():
-                remove_empty_evidence(run, ended)
-                if ended.returncode in TOLD and ended.returncode != 0:
-                    raise AlreadyTold(ended.returncode)
-                if ended.returncode == 0:
-                    return
-                losses += 1
+        try:
+            while (status := _ended_with(crew, watch, asked)) is None:
+                if asked and not crew.active:
+                    raise Stopped(f"{run}: stopped by {asked[0].name}; the same command continues", cause=asked[0].name)
+                if watch.losses > RESTARTS * world:
+                    why = f"workers ended {watch.losses} times in a row without a step in between"
+                    raise OpenbookError(f"{run}: {why}; the logbook has what they said")
                 if not asked:
-                    say(f"  process {ended.pid} {_how(ended.returncode)}")
-            if asked and not crew.active:
-                raise Stopped(f"{run}: stopped by {asked[0].name}; the same command continues", cause=asked[0].name)
-            if losses > RESTARTS * world:
-                raise OpenbookError(
-                    f"{run}: workers ended {losses} times in a row without a step in between; the logbook has what they said"
-                )
-            if not asked:
-                crew.fill()
+                    crew.fill()
+                time.sleep(LOOK_SECONDS)
+        finally:
+            for worker in processes:
+                remove_empty_evidence(run, worker)
+    if status != 0:
+        raise AlreadyTold(status)
+
+
+def _ended_with(crew: Crew, watch: Watch, asked: Sequence[signal.Signals]) -> int | None:
+    """The status with which the training has ended; None if it goes on. Who speaks for all ends with such a status, and nobody else."""
+    watch.look(crew)
+    for worker in crew.collect():
+        remove_empty_evidence(watch.run, worker)
+        if worker.returncode in TOLD:
+            return worker.returncode
+        watch.losses += 1
+        if not asked:
+            say(f"  process {worker.pid} {_how(worker.returncode)}")
+    return None
 
 
 def _how(status: int) -> str:
@@ -143,31 +148,33 @@ class Watch:
     """Looks after a crew: kills who was stopped, and all of them when the logbook no longer grows."""
 
     def __init__(self, run: Path, hang_seconds: float) -> None:
-        self._run, self._hang_seconds = run, hang_seconds
+        self.run, self._hang_seconds = run, hang_seconds
+        self.losses = 0
+        """How many workers have ended since the newest step."""
         self._seen, self._heard = size(run / "logbook.jsonl"), time.monotonic()
         self._stopped: dict[int, float] = {}
 
-    def look(self, crew: Crew) -> bool:
-        """Whether a step has been committed since the last look."""
+    def look(self, crew: Crew) -> None:
         now = time.monotonic()
         for worker in crew.active + crew.spares:
             if not _is_stopped(worker):
                 self._stopped.pop(worker.pid, None)
             elif now - self._stopped.setdefault(worker.pid, now) > HEARTBEAT_SECONDS:
                 worker.kill()
-        grown = size(self._run / "logbook.jsonl")
+        grown = size(self.run / "logbook.jsonl")
         if grown == self._seen:
             if now - self._heard > self._hang_seconds:
-                say(f"  no word for {self._hang_seconds:g} s; {odd_one(crew.active, self._run)}; all workers are killed")
+                say(f"  no word for {self._hang_seconds:g} s; {odd_one(crew.active, self.run)}; all workers are killed")
                 for worker in crew.active:
                     worker.kill()
                 self._heard = now
-            return False
-        with (self._run / "logbook.jsonl").open("rb") as file:
+            return
+        with (self.run / "logbook.jsonl").open("rb") as file:
             file.seek(self._seen)
             news = file.read()
         self._seen, self._heard = grown, now
-        return b'"event":"step"' in news
+        if b'"event":"step"' in news:
+            self.losses = 0
 
 
 def _is_stopped(worker: Worker) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
+from openbook.lease import holder
 from openbook.logbook import read
 from openbook.model.exchange import save_weights
 from openbook.progress import say, track
@@ -30,18 +31,19 @@ from openbook.train.history import History, history
 from openbook.train.hot import Hot, Place
 from openbook.train.peak import matmul_flops_per_second
 from openbook.train.policy import Memory
-from openbook.train.session import Detour, Session, is_due, stop_requests
+from openbook.train.session import Detour, Session, Silent, is_due, stop_requests
 from openbook.train.shards import whole_model
 from openbook.train.step import PRECISIONS, StepResult
 from openbook.train.workers import LostWorker
 
 LOCK_SECONDS = 10.0
 """How long a new leader waits for the run's lock: the one before may have been stopped, and must be killed first."""
+COMMITS_BITS = 32
 MEMORY = "memory"
 """Where the logbook says that a training goes on from if no checkpoint was needed."""
 
 
-class Listening:
+class Listening(Silent):
     """The logbook of a worker that writes none; it knows the newest step in case it has to go on writing."""
 
     def __init__(self) -> None:
@@ -50,9 +52,6 @@ class Listening:
     def append(self, event: str, **fields: Any) -> None:
         if event == "step":
             self.step = fields
-
-    def sync(self) -> None:
-        pass
 
 
 def take_part(run: Run, place: Place, called: threading.Event) -> None:
@@ -132,7 +131,7 @@ class HotSession(Session):
             self._lead()
             self._start_from_disk()
         if min(counts) < max(newest, 1):
-            self._hand_over(counts.index(newest))
+            self._hand_over(counts.index(newest), self.count == newest > 0)
         if anew:
             self.speeds.clear()
             if self.workers.rank == 0:
@@ -143,21 +142,21 @@ class HotSession(Session):
         self.rows.require(self.state.memory.skipped)
         if self.state.step:
             load(self.root / f"step-{self.state.step:08d}", self.trainer.tensors())
-        self.count = 1
+        self.count = holder(self.run.path)["number"] << COMMITS_BITS  # more than any earlier office ever had
 
-    def _hand_over(self, source: int) -> None:
-        """Makes what everybody has that of rank `source`; a copy that is cut short counts for nothing."""
+    def _hand_over(self, source: int, has_it: bool) -> None:
+        """Makes what everybody has that of rank `source`. A copy that is cut short counts for nothing, except over the same bits."""
         mine = {"state": asdict(self.state), "count": self.count, "last": self.listening.step, "detour": None}
         if self.detour:
             mine["detour"] = {"anchor": self.detour.anchor, "memory": asdict(self.detour.memory)}
         text = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
         size = torch.tensor([len(text)])
         before, gives = self.count, self.workers.rank == source
-        self.count = before if gives else 0
+        self.count = before if gives or has_it else 0
         self.workers.broadcast([size], source)
         text = text if gives else torch.empty(int(size), dtype=torch.uint8)
         self.workers.broadcast([text, *self.trainer.tensors().values()], source)
-        if not gives:
+        if not (gives or has_it):
             self._take(json.loads(bytes(text.tolist())), before)
 
     def _take(self, given: Mapping[str, Any], before: int) -> None:
