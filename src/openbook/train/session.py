@@ -207,7 +207,9 @@ class Session:
     def _announce(self, **more: Any) -> None:
         """Who takes part, and in what."""
         shards, config = self.trainer.holding.width, self.trainer.model.config
-        self.book.append("membership", world=self.workers.world, attempt=self.workers.attempt, shards=shards, **more)
+        self.book.append(
+            "membership", world=self.workers.world, attempt=self.workers.attempt, shards=shards, hosts=self.workers.hosts, **more
+        )
         self.book.append(
             "train.begin",
             parameters=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
@@ -235,7 +237,7 @@ class Session:
             result = self.trainer.step(self.state.step, self.rows, self.state.memory)
         seconds = time.perf_counter() - begin
         for event, facts in result.findings:
-            self.book.append(event, **facts)
+            self.book.append(event, **facts, **self._host_of(facts.get("worker")))
             if event == "action":
                 say(f"  {facts['why']}")
         if result.decision.kind == "stop":
@@ -324,7 +326,11 @@ class Session:
         if len(seconds) > 1 and self.state.step % LOOKED_AT == 0 and len(self.speeds) == LOOKED_AT:
             for rank, score in straggler(list(zip(*self.speeds, strict=True))):
                 evidence = {"median_seconds": [round(sorted(own)[LOOKED_AT // 2], 4) for own in zip(*self.speeds, strict=True)]}
-                self.book.append("anomaly", kind="straggler", step=self.state.step, worker=rank, score=round(score, 2), evidence=evidence)
+                found = {"kind": "straggler", "step": self.state.step, "worker": rank, "score": round(score, 2), "evidence": evidence}
+                self.book.append("anomaly", **found, **self._host_of(rank))
+
+    def _host_of(self, rank: int | None) -> dict[str, str]:
+        return {"host": self.workers.hosts[rank]} if rank is not None and rank < len(self.workers.hosts) else {}
 
     def _validate(self) -> None:
         if self.writes or self.workers.mesh:  # the parts of a sharded model meet in every pass

@@ -115,6 +115,8 @@ class Workers(Protocol):
     """(replicas, shards), where a model is cut over several workers; None where each worker holds all of it."""
     host: DeviceMesh | None
     """The workers that hold one model together, as CPUs with a process group of their own, in which a thread may save."""
+    hosts: list[str]
+    """The machines, by rank, as far as they are known."""
 
     def share(self, leaves: int, distance: int = 0) -> range:
         """The tree's leaves that this worker, or the workers that hold one model together, compute; or the replica `distance` after."""
@@ -134,6 +136,9 @@ class Solo:
     rank, world, attempt = 0, 1, 0
     mesh: DeviceMesh | None = None
     host: DeviceMesh | None = None
+
+    def __init__(self) -> None:
+        self.hosts = [socket.gethostname()]
 
     def share(self, leaves: int, distance: int = 0) -> range:
         return range(leaves)
@@ -156,6 +161,7 @@ class Group:
 
     def __init__(self, rank: int, world: int, attempt: int, shards: int = 1, device: str = "cpu") -> None:
         self.rank, self.world, self.attempt = rank, world, attempt
+        self.hosts: list[str] = []
         self.mesh = self.host = None
         if shards > 1:
             self.mesh = init_device_mesh(device, (world // shards, shards), mesh_dim_names=("replicas", "shards"))
@@ -241,7 +247,10 @@ def join(place: Seat, cuda: bool, shards: int = 1, seconds: float = JOIN_SECONDS
     with exchange():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=timedelta(seconds=STEP_SECONDS))
-        return Group(place.rank, place.world, place.attempt, shards, "cuda" if cuda else "cpu")
+        group = Group(place.rank, place.world, place.attempt, shards, "cuda" if cuda else "cpu")
+        group.hosts = [""] * place.world
+        dist.all_gather_object(group.hosts, socket.gethostname())
+    return group
 
 
 def _meet(place: Seat, patience: timedelta) -> dist.Store:  # type: ignore[name-defined]
