@@ -1,7 +1,7 @@
 """Starts openbook by forking a process that has imported torch: a start takes a tenth of a second, where python takes many.
 
-What is started is openbook as it is, but for the measurement of the machine's peak: processes with arguments, environment, files and signals
-of their own, which a kill ends like any other. Workers that it starts are forks as well. Faults of chaos.py may be built in.
+What is started is openbook as it is, but for the measurement of the machine's peak: processes with arguments, environment, files and
+signals of their own, which a kill ends like any other. Workers that it starts are forks as well. Faults of chaos.py may be built in.
 """
 
 from __future__ import annotations
