@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -141,32 +140,6 @@ def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes]) -> None
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
-
-
-def test_killed_at_random_moments_it_ends_with_the_same_bits(tokenized: Run, tmp_path: Path) -> None:
-    """The real thing: SIGKILL, in whatever the process is doing, again and again."""
-    shutil.copytree(tokenized.path, tmp_path / "run")
-    source = tokenized.recipe_folder / "tiny.toml"
-    longer, _ = load_recipe(source, [*ENDLESS, "train.steps=400", "train.checkpoint_every=7", "train.validate_every=50"])
-    run = open_run(tmp_path / "run", longer, source)
-    straight = copy_of(run, tmp_path / "straight")
-    assert start_training(straight).wait(120) == 0
-    chance = random.Random(11)
-    for kill in range(3):
-        process = start_training(run)
-        wait_for_step(run, 60 + 100 * kill, process)
-        time.sleep(chance.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    process = start_training(run)
-    assert process.wait(120) == 0, process.stderr.read() if process.stderr else ""
-    assert weights_hash(Run(run.path)) == weights_hash(Run(straight.path))
-    events = list(read(run.logbook_path))
-    kinds = [event["event"] for event in events]
-    assert kinds.count("interruption") == kinds.count("resume") == 3
-    assert "replay.mismatch" not in kinds
-    assert all(event["cause"] == "killed" for event in events if event["event"] == "interruption")
-    assert check(run.logbook_path) is None
 
 
 def test_asked_to_stop_it_saves_and_continues(undisturbed: Run, tokenized: Run, tmp_path: Path) -> None:
