@@ -383,7 +383,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
     shape = fill(shape, "model", heads=max(1, shape.width // shape.head_width))
     if shape.style == "modern":
         shape = fill(shape, "model", mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
-        shape = fill(shape, "model", rope_theta=10_000.0, norm_eps=1e-6, tied_head=False, embedding_std=1.0)
+        shape = fill(shape, "model", rope_theta=10_000.0, norm_eps=1e-6, tied_head=False)
+        shape = fill(shape, "model", embedding_std=0.02 if shape.tied_head else 1.0)  # a tied one is the head, too
     else:
         shape = fill(shape, "model", mlp_width=4 * shape.width, norm_eps=1e-5, tied_head=True, embedding_std=0.02)
     shape = fill(shape, "model", kv_heads=shape.heads, **({"band": 256} if shape.attention == "alternating" else {}))

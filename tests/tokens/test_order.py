@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import InputError
-from openbook.tokens.order import Mixture, Order, block_size, largest_remainder, permute
+from openbook.tokens.order import Mixture, Order, UsedUp, block_size, largest_remainder, permute
 
 
 @settings(max_examples=150, deadline=None)
@@ -106,5 +106,5 @@ def test_asking_for_more_than_there_is_names_both_numbers() -> None:
     order.require(192)
     with pytest.raises(InputError, match="needs 5,000 rows, but the corpus holds 192"):
         order.require(5000)
-    with pytest.raises(IndexError):
+    with pytest.raises(UsedUp):
         order.locate(5000)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from openbook.errors import InputError
+from openbook.errors import InputError, OpenbookError
 
 U64 = npt.NDArray[np.uint64]
 ROUNDS = 6
@@ -81,6 +81,10 @@ class Span:
     """Rows of each component drawn before this span."""
 
 
+class UsedUp(OpenbookError):
+    """There are no more rows: data that were skipped have to be made up for by others."""
+
+
 class Mixture:
     """How many rows of each component are in every block, under each component's cap on epochs."""
 
@@ -118,7 +122,10 @@ class Mixture:
         for span in self.spans:
             if block < span.first_block + span.blocks:
                 return span
-        raise IndexError(f"block {block} lies beyond the {self.blocks} blocks of the mixture")
+        raise UsedUp(
+            f"the corpus is used up: its {self.samples:,} rows under the caps on epochs are all read or skipped; "
+            "a new run needs fewer steps, more text or a higher max_epochs"
+        )
 
 
 class Order:
@@ -137,7 +144,7 @@ class Order:
             )
 
     def locate(self, sample: int) -> tuple[str, int]:
-        """The component's name and the row in it. Raises IndexError beyond the mixture."""
+        """The component's name and the row in it. Raises UsedUp beyond the mixture."""
         block, place = divmod(sample, self.mixture.block)
         if self._known is None or self._known[0] != block:
             self._known = (block, *self._locate_block(block))

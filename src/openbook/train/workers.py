@@ -86,7 +86,7 @@ def require_enough_work(world: int, section: TrainSection) -> None:
     shards, least = section.shards, section.batches.microbatches_at(0)
     if shards & (shards - 1):
         raise InputError(f"train.shards = {shards} should be a power of two, so that one model's microbatches are a branch of the tree")
-    if world % shards:
+    if world > 1 and world % shards:  # one alone holds all of a model
         raise InputError(f"{world} workers cannot hold models of train.shards = {shards} workers each; use a multiple of {shards}")
     if world > least:
         needed = 1 << (world - 1).bit_length()
