@@ -185,10 +185,10 @@ class Chaos:
         real(*arguments)
         self.kill("optimizer", self.step)
 
-    def around_aside(self, real: Callable[..., Any], path: Path) -> Any:
+    def around_aside(self, real: Callable[..., Any], path: Path, *rest: Any) -> Any:
         if match := re.match(r"step-(\d+)", path.parent.name):  # a file inside a checkpoint that is being written
             self.kill("save", int(match[1]))
-        return real(path)
+        return real(path, *rest)
 
     def around_rename(self, real: Callable[..., Any], source: Any, target: Any, **options: Any) -> None:
         if match := re.fullmatch(r"step-(\d+)", Path(target).name):
