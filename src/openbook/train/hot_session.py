@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -39,6 +40,7 @@ from openbook.train.workers import LostWorker
 LOCK_SECONDS = 10.0
 """How long a new leader waits for the run's lock: the one before may have been stopped, and must be killed first."""
 COMMITS_BITS = 32
+"""A worker's count of what it has: the number of the lease under which it came from disk, then so many bits for the commits since."""
 MEMORY = "memory"
 """Where the logbook says that a training goes on from if no checkpoint was needed."""
 
@@ -58,18 +60,20 @@ def take_part(run: Run, place: Place, called: threading.Event) -> None:
     """What a worker's process does: gets ready, waits until it is called, and takes part until the training ends or the supervisor ends it.
 
     Only one process says what is wrong, and ends with that status: the leader, or, where there is none yet, the first to be started.
-    Any other raises AlreadyTold with LostWorker's status.
+    Any other raises AlreadyTold with LostWorker's status, and is replaced.
     """
     session: HotSession | None = None
     try:
         session = HotSession(run, Hot(place), run.key(STAGE))
         called.wait()
         session.carry_out()
-    except OpenbookError as error:
+    except Exception as error:
         if session.writes if session else not 0 < place.number < place.crew:
             raise
         if isinstance(error, Unfit):
             say(f"  {error}")
+        elif not isinstance(error, OpenbookError):
+            traceback.print_exc()  # nobody else knows of it; the others go on
         raise AlreadyTold(LostWorker.status) from None
 
 
