@@ -49,8 +49,44 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
+class _Zstd:
+    """A Zstandard frame unpacked piece by piece, as the standard library does with others. The library's own stream takes a file that
+    was cut in two for a whole one, and its object for pieces puts out all that a piece holds: so the pieces are small."""
+
+    PIECE = 1024
+    """Bytes; what they hold is at most 33 MB."""
+
+    def __init__(self) -> None:
+        self._engine = zstandard.ZstdDecompressor().decompressobj()
+        self._in = self._out = b""
+        self._taken = self._given = 0
+
+    @property
+    def eof(self) -> bool:
+        return self._engine.eof and self._given == len(self._out)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._engine.unused_data + self._in[self._taken :]
+
+    @property
+    def needs_input(self) -> bool:
+        return self._given == len(self._out) and self._taken == len(self._in) and not self._engine.eof
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._in, self._taken = self._in[self._taken :] + data, 0
+        while self._given == len(self._out) and self._taken < len(self._in) and not self._engine.eof:
+            piece = self._in[self._taken : self._taken + self.PIECE]
+            self._taken += len(piece)
+            self._out, self._given = self._engine.decompress(piece), 0
+        found = self._out[self._given : self._given + max_length]
+        self._given += len(found)
+        return found
+
+
 class _Unpacked(io.RawIOBase):
-    """bzip2 or xz streams, one after the other, unpacked in small pieces."""
+    """bzip2, xz or Zstandard streams, one after the other, unpacked in small pieces."""
 
     def __init__(self, file: BinaryIO, make: Callable[[], _Decompressor]) -> None:
         self._file, self._make, self._engine = file, make, make()
@@ -101,7 +137,7 @@ def unpack(file: BinaryIO, name: str, packed: int) -> Counted:
     if name.endswith((".gz", ".tgz")):
         return Counted(gzip.GzipFile(fileobj=file), packed)  # type: ignore[arg-type]
     if name.endswith(".zst"):
-        return Counted(zstandard.ZstdDecompressor().stream_reader(file, closefd=False, read_across_frames=True), packed)
+        return Counted(_Unpacked(file, _Zstd), packed)  # type: ignore[arg-type]
     if name.endswith(".bz2"):
         return Counted(_Unpacked(file, bz2.BZ2Decompressor), packed)  # type: ignore[arg-type]
     if name.endswith(".xz"):
