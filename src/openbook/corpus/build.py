@@ -147,7 +147,12 @@ def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     lines += ["", "## What was left out", "", "| component | reason | documents | bytes |", "|---|---|---:|---:|"]
     for name, figure in figures.items():
         lines += [f"| {name} | {reason} | {drop['documents']:,} | {drop['bytes']:,} |" for reason, drop in figure["dropped"].items()]
-    lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason.", "", "## Licences", ""]
+    lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason."]
+    absent = {name: component.unavailable for name, component in recipe.corpus.components.items() if not component.available}
+    if absent:
+        lines += ["", "## What is not available", "", "| component | why not |", "|---|---|"]
+        lines += [f"| {name} | {reason} |" for name, reason in absent.items()]
+    lines += ["", "## Licences", ""]
     lines += ["| component | licence | documents |", "|---|---|---:|"]
     for name, figure in figures.items():
         lines += [f"| {name} | {licence} | {count:,} |" for licence, count in list(figure["licences"].items())[:12]]

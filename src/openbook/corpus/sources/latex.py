@@ -15,7 +15,7 @@ from openbook.corpus.sources.opened import Opened
 
 ENDINGS = (".tex", ".ltx", ".latex")
 MOST_INPUTS = 1000
-"""Files put in the place of \\input; a file that inputs itself ends here."""
+"""Files put in the place of \\input, each as often as it is asked for."""
 _REMARK = re.compile(r"(?<!\\)((?:\\\\){0,20})%[^\n]*(?:\n[ \t]*)?")
 _INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}\n]{1,300})\}|\\input\s+([\w./-]{1,300})")
 _BEGIN, _END = "\\begin{document}", "\\end{document}"
@@ -110,21 +110,21 @@ def merge(sources: Mapping[str, str], main: str, longest: int) -> str | None:
     """The main file with its inputs in their places; None if that becomes longer than `longest` characters."""
     pieces: list[str] = []
     length = inputs = 0
-    todo = [(sources[main], 0)]
+    todo = [(main, 0)]
     while todo:
-        text, at = todo.pop()
-        match = _INPUT.search(text, at) if inputs < MOST_INPUTS else None
-        piece = text[at : match.start()] if match else text[at:]
+        name, at = todo.pop()
+        match = _INPUT.search(sources[name], at) if inputs < MOST_INPUTS else None
+        piece = sources[name][at : match.start()] if match else sources[name][at:]
         pieces.append(piece)
         length += len(piece)
         if length > longest:
             return None
         if match:
             inputs += 1
-            todo.append((text, match.end()))
-            name = _known(sources, (match[1] or match[2]).strip())
-            if name is not None:
-                todo.append((sources[name], 0))
+            todo.append((name, match.end()))
+            wanted = _known(sources, (match[1] or match[2]).strip())
+            if wanted is not None and all(wanted != above for above, _ in todo):  # a file that inputs itself does so once
+                todo.append((wanted, 0))
     return "".join(pieces)
 
 

@@ -19,7 +19,8 @@ from openbook.corpus.sources.opened import Opened
 from openbook.corpus.sources.streams import lines
 
 HEADS = ("From", "To", "Subject", "Date")
-_ATTRIBUTION = re.compile(r"(?:(?:On|Am|Le|El|Il|Em)\b.{0,200}|.{0,120}\b(?:wrote|writes|schrieb|said))\s*:\s*\Z", re.DOTALL)
+_INTRODUCES = re.compile(r".{0,120}\b(?:wrote|writes|said|schrieb|escribió)\s*:|(?:On|Am|Le|El|Il|Em)\b.{0,200}:")
+_OVER_TWO_LINES = re.compile(r"(?:On|Am|Le|El|Il|Em)\b.{0,200}\n.{0,120}\b(?:wrote|writes|said|schrieb|escribió)\s*:")
 _FORWARDED = re.compile(r"\s*-{2,} ?(?:Original Message|Forwarded (?:message|by\b.*)) ?-{2,}|_{20,}\s*", re.IGNORECASE)
 _QUOTE = re.compile(r"\s{0,3}(?:[A-Za-z]{0,4}>|\|)\s?")
 
@@ -97,10 +98,10 @@ def _drop_attribution(kept: list[str]) -> None:
     end = len(kept)
     while end and not kept[end - 1]:
         end -= 1
-    for count in (1, 2):
-        if count <= end and _ATTRIBUTION.fullmatch("\n".join(kept[end - count : end])):
-            del kept[end - count :]
-            return
+    if end > 1 and _OVER_TWO_LINES.fullmatch("\n".join(kept[end - 2 : end])):
+        del kept[end - 2 :]
+    elif end and _INTRODUCES.fullmatch(kept[end - 1]):
+        del kept[end - 1 :]
 
 
 def _facts(heads: dict[str, str]) -> dict[str, object]:

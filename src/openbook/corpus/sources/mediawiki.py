@@ -1,7 +1,7 @@
 """MediaWiki XML dumps: the articles as plain text.
 
 The markup is taken off by one pass over its brackets, which is linear in the text however they are nested, and several times faster than
-mwparserfromhell (docs/corpus.md). Templates are not expanded, which would need all of the wiki; the few whose arguments are words of
+mwparserfromhell (docs/sources.md). Templates are not expanded, which would need all of the wiki; the few whose arguments are words of
 the sentence keep them.
 """
 
