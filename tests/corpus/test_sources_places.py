@@ -294,6 +294,13 @@ def test_files_that_vanished_and_servers_that_fail_are_named(server: Server) -> 
     assert len(server.asked) == 1 + web.TRIES
 
 
+def test_an_address_that_does_not_tell_its_format_needs_one(server: Server) -> None:
+    server.files = {"/download?year=2020": b"words", "/": b"words"}
+    with pytest.raises(InputError, match="download: its name does not tell its format; set format to one of text, jsonl"):
+        from_web(server, "/download?year=2020")
+    assert from_web(server, "/download?year=2020", format="text") == ["words"]
+
+
 def test_public_buckets_answer_https() -> None:
     assert web._address("s3://commoncrawl/a b/x.warc.gz") == "https://commoncrawl.s3.amazonaws.com/a%20b/x.warc.gz"
 
@@ -382,6 +389,13 @@ def test_the_mini_pile_loads_and_its_licences_are_in_spdxs_words() -> None:
     mapped = [name for part in recipe.corpus.components.values() for name in getattr(part, "licences", {}).values()]
     assert len(recipe.corpus.components) == 18
     assert all(licences.spdx(name) == name or name == "NOASSERTION" for name in mapped)
+
+
+def test_a_branch_is_no_commit(tmp_path: Path) -> None:
+    text = (RECIPES / "folder.toml").read_text().replace('source = "files"', 'source = "git"\nrepository = "x"\ncommit = "main"')
+    (tmp_path / "r.toml").write_text(text.replace('path = "../text"\n', ""))
+    with pytest.raises(InputError, match=r"r\.toml:\d+: corpus\.components\.text\.commit = 'main': should be a whole commit"):
+        load_recipe(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 from openbook.corpus.sources.opened import Reader
+from openbook.errors import InputError
 from openbook.recipe_corpus import ReadComponent
 
 
@@ -48,10 +49,12 @@ def endings_of(component: ReadComponent) -> tuple[str, ...]:
 
 
 def reader_of(component: ReadComponent, name: str) -> Reader:
-    """The reader for a file of this name, which the component wants."""
+    """The reader for a file of this name. Raises InputError if the name does not tell, and neither does the component."""
     kind: str = component.format
     if kind == "auto":
-        kind = next(kind for ending, kind in AUTO.items() if name.endswith(ending))
+        kind = next((kind for ending, kind in AUTO.items() if name.endswith(ending)), "")
+    if not kind:
+        raise InputError(f"{name}: its name does not tell its format; set format to one of {', '.join(KINDS)}")
     module, function = KINDS[kind].reader.split(".")
     reader: Reader = getattr(importlib.import_module(f"openbook.corpus.sources.{module}"), function)
     return reader
