@@ -101,7 +101,7 @@ _TEXTS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("BSL-1.0", ("boost software license version 1 0",), ()),
     ("CC0-1.0", ("cc0 1 0 universal",), ()),
     ("Zlib", ("the origin of this software must not be misrepresented", "altered source versions must be plainly marked as such"), ()),
-    ("NCSA", (_MIT, _BSD_1.replace("must ", "must "), "neither the names of"), ()),
+    ("NCSA", (_MIT, _BSD_1, "neither the names of"), ()),
     ("MIT", (_MIT, _MIT_NOTICE, _WARRANTY), (_BSD_1,)),
     ("MIT-0", (_MIT, _WARRANTY), (_MIT_NOTICE, _BSD_1)),
     ("BSD-4-Clause", (_BSD_1, _BSD_2, _BSD_4), ()),

@@ -114,8 +114,7 @@ def _shown(kind: str, inner: str) -> str:
     name = name.strip().lower()
     if name in ("convert", "cvt") and len(arguments) >= 2:
         return f"{arguments[0].strip()} {arguments[1].strip()}"
-    place = 1 if name.startswith("lang-") and len(arguments) > 1 else _WORDY.get(name)
-    place = 0 if name.startswith("lang-") and len(arguments) == 1 else place
+    place = 0 if name.startswith("lang-") else _WORDY.get(name)
     return arguments[place].strip() if place is not None and -len(arguments) <= place < len(arguments) else ""
 
 

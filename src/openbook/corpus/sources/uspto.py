@@ -71,7 +71,7 @@ def _patents(file: Opened) -> Iterator[tuple[str, RawText | Element]]:
             continue
         if local(root) in PATENTS:
             yield origin, root
-        elif number == 1 or local(root) != "sequence-cwu":  # lists of sequences stand between the patents
+        elif local(root) != "sequence-cwu":  # lists of sequences stand between the patents
             yield origin, RawText(origin, bytes=size, problem=("no text", f"<{local(root)}> is no patent"))
 
 
