@@ -30,6 +30,12 @@ SHOULD_BE = {
     "finite_number": "should be a finite number",
     "string_pattern_mismatch": "should be a name of lower-case letters, digits, - and _",
 }
+PATTERNS = {
+    r"^[0-9a-f]{40}$": "should be a whole commit, 40 hexadecimal digits: a branch or tag is another text tomorrow",
+    r"^[0-9a-f]{64}$": "should be a SHA-256, 64 hexadecimal digits",
+    r"^[\w.-]+/[\w.-]+$": "should be OWNER/NAME",
+}
+"""What texts should be that are not names."""
 
 
 def explain(error: ValidationError, document: dict[str, Any], text: str, path: Path, forced: dict[tuple[str, ...], str]) -> str:
@@ -42,8 +48,9 @@ def explain(error: ValidationError, document: dict[str, Any], text: str, path: P
         expected = first.get("ctx", {}).get("expected") or first.get("ctx", {}).get("expected_tags")
         message = f"should be one of {expected}"
     elif first["type"] == "union_tag_not_found":
-        message = "needs source = 'machine' or 'files'"
-    message = SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
+        message = "needs source = 'machine', 'files', 'git', 'url' or 'hub'"
+    usual = SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
+    message = PATTERNS.get(first.get("ctx", {}).get("pattern", ""), usual)
     where = place(keys, text, path, forced)
     shown = "" if isinstance(first["input"], dict) or first["type"] == "missing" else f" = {first['input']!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -6,14 +6,13 @@ file, the line and what would be right. `resolve` fills in what follows from oth
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from openbook.batches import Batches
@@ -21,83 +20,8 @@ from openbook.complaints import Misset, explain, place
 from openbook.dials import turn
 from openbook.errors import InputError
 from openbook.files import sha256_json
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-"""A name that is also a folder's name."""
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of the recipe: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    dials: ClassVar[tuple[str, ...]] = ()
-    """Keys of the document from which others are derived; see openbook.dials."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            known = [*cls.dials, *cls.model_fields]
-            for key in value:
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-                    raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": key, "hint": hint})
-        return value
-
-
-class Component(Section):
-    """What every component of a corpus has, wherever it comes from."""
-
-    weight: Annotated[float, Field(gt=0)]
-    """Share of the training tokens, relative to the other weights."""
-    max_bytes: Positive | None = None
-    """Take at most about this much text, chosen by hash."""
-    max_epochs: Annotated[float, Field(gt=0)] = 4.0
-    """How often training may see each token; later the other components fill the place."""
-    exclude: list[str] = []
-    """Shell patterns; a text whose origin matches one is left out, on record."""
-
-
-class MachineComponent(Component):
-    """Text that any machine with openbook on it has."""
-
-    source: Literal["machine"]
-    select: Literal["stdlib", "packages", "man", "system-docs", "licences"]
-
-
-class FilesComponent(Component):
-    """A folder or file that the user names; a relative path starts at the recipe's folder."""
-
-    source: Literal["files"]
-    path: str
-    text_key: str = "text"
-    """The field of a JSON line or parquet row that holds the text."""
-    licence: str | None = None
-    holdout_end: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Hold out this share of the characters of every text, at its end, instead of whole documents by hash."""
-    split_bytes: Positive | None = None
-    """Cut text files at line ends into documents of about this size; without it, a file is one document."""
-
-    @model_validator(mode="after")
-    def _one_split(self) -> FilesComponent:
-        if self.holdout_end and self.split_bytes:
-            raise PydanticCustomError("split", "holdout_end would cut every document of split_bytes; use one of the two")
-        return self
-
-
-AnyComponent = Annotated[MachineComponent | FilesComponent, Field(discriminator="source")]
-
-
-class CorpusSection(Section):
-    components: Annotated[dict[Name, AnyComponent], Field(min_length=1)]
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Share of the documents, by hash, that training never sees."""
-    max_document_bytes: Positive = 2_000_000
+from openbook.recipe_corpus import CorpusSection
+from openbook.section import Name, Positive, Rate, Section, Share
 
 
 class TokenizerSection(Section):

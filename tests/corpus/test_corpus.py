@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openbook.corpus.machine import SELECTIONS
-from openbook.corpus.roff import to_text
+from openbook.corpus.sources.machine import SELECTIONS
+from openbook.corpus.sources.roff import to_text
 from openbook.documents import Document, document_id, is_held_out, read_documents
 from openbook.errors import InputError, OpenbookError
 from openbook.pipeline import update

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-from openbook.corpus.files import fingerprint, read_files
-from openbook.corpus.machine import SELECTIONS
 from openbook.corpus.raw import RawText
+from openbook.corpus.sources import facts, read
 from openbook.documents import Document, DocumentWriter, Dropped, Split, document_id, is_held_out, write_dropped
 from openbook.errors import InputError
 from openbook.files import remove, write_text
 from openbook.progress import say, track
-from openbook.recipe import AnyComponent, CorpusSection, FilesComponent, Recipe
+from openbook.recipe import Recipe
+from openbook.recipe_corpus import AnyComponent, CorpusSection, MachineComponent, ReadComponent
 from openbook.run import Outcome, Run, Stage
 
 SHOWN_DROPS = 5
@@ -57,21 +55,15 @@ class _Component:
         return next((("excluded", f"matches {pattern!r}") for pattern in self.wanted.exclude if fnmatchcase(origin, pattern)), None)
 
 
-def _texts(component: AnyComponent, folder: Path, where: str, limit: int) -> Iterator[RawText]:
-    if isinstance(component, FilesComponent):
-        return read_files(component, folder, where, limit)
-    return SELECTIONS[component.select](limit)
-
-
 def parameters(run: Run) -> Any:
     """The recipe's corpus, and the state of the files that the user named: name, size and time of each. The machine's own text is
     taken once, when the run is made, so that installing a package later does not undo a run."""
     section = run.recipe.corpus
-    named = {name: part for name, part in section.components.items() if isinstance(part, FilesComponent)}
-    files = {name: fingerprint(part, run.recipe_folder, f"corpus.components.{name}") for name, part in named.items()}
-    mixing = {"weight", "max_epochs"}  # how often training sees a component changes nothing in what it is
-    facts = {name: part.model_dump(mode="json", exclude=mixing) for name, part in section.components.items()}
-    return {"components": facts, "holdout": section.holdout, "max_document_bytes": section.max_document_bytes, "files": files}
+    found = {name: facts(part, run.recipe_folder, f"corpus.components.{name}") for name, part in section.components.items()}
+    files = {name: state for name, state in found.items() if state}
+    mixing = {"weight", "max_epochs", "why", "published"}  # how often training sees a component, and why, changes nothing in what it is
+    named = {name: part.model_dump(mode="json", exclude=mixing) for name, part in section.components.items()}
+    return {"components": named, "holdout": section.holdout, "max_document_bytes": section.max_document_bytes, "files": files}
 
 
 def build(run: Run) -> Outcome:
@@ -101,12 +93,12 @@ def _build_component(run: Run, name: str, component: AnyComponent, seen: set[str
     section, folder, where = run.recipe.corpus, run.path / "corpus" / name, f"corpus.components.{name}"
     with DocumentWriter(folder / "train.parquet") as train, DocumentWriter(folder / "valid.parquet") as valid:
         part = _Component(name, section, component, seen, {"train": train, "valid": valid})
-        for raw in _texts(component, run.recipe_folder, where, section.max_document_bytes):
+        for raw in read(component, run.recipe_folder, where, section.max_document_bytes):
             if part.is_full():
                 break
             part.take(raw)
     write_dropped(folder / "dropped.parquet", part.dropped)
-    _tell(part, isinstance(component, FilesComponent))
+    _tell(part)
     dropped = {
         reason: {"documents": count, "bytes": sum(item.bytes for item in part.dropped if item.reason == reason)}
         for reason, count in Counter(item.reason for item in part.dropped).items()
@@ -115,8 +107,11 @@ def _build_component(run: Run, name: str, component: AnyComponent, seen: set[str
     return splits | {"dropped": dropped, "licences": dict(part.licences.most_common())}
 
 
-def _tell(part: _Component, named_by_user: bool) -> None:
+def _tell(part: _Component) -> None:
     """Says what was left out; raises InputError if nothing is left of what the user named."""
+    if not part.wanted.available:
+        say(f"  {part.name}: not available: {part.wanted.unavailable}")
+        return
     reasons = Counter(item.reason for item in part.dropped)
     if reasons:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -126,7 +121,7 @@ def _tell(part: _Component, named_by_user: bool) -> None:
         say(f"    {item.origin}: {item.reason}: {item.detail}")
     if part.writers["train"].count:
         return
-    if named_by_user:
+    if not isinstance(part.wanted, MachineComponent):
         why = "; ".join(f"{item.origin}: {item.reason}: {item.detail}" for item in part.dropped[:1]) or "all of it is held out"
         raise InputError(f"corpus.components.{part.name}: no text left to train on ({why})")
     say(f"  {part.name}: nothing of the kind on this machine; its weight goes to the other components")
@@ -134,7 +129,7 @@ def _tell(part: _Component, named_by_user: bool) -> None:
 
 def _ends(recipe: Recipe) -> str:
     """What the datasheet adds about components that are split otherwise."""
-    shares = {name: part.holdout_end for name, part in recipe.corpus.components.items() if isinstance(part, FilesComponent)}
+    shares = {name: part.holdout_end for name, part in recipe.corpus.components.items() if isinstance(part, ReadComponent)}
     return "".join(f" Of each text of {name}, the last {share:g} of its characters is held out." for name, share in shares.items() if share)
 
 
@@ -145,15 +140,19 @@ def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     lines += ["|---|---|---:|---:|---:|---:|"]
     for name, component in recipe.corpus.components.items():
         train, valid = figures[name]["train"], figures[name]["valid"]
-        source = component.path if isinstance(component, FilesComponent) else component.select
         lines.append(
-            f"| {name} | {component.source}: {source} | {train['documents']:,} | {train['bytes']:,} "
+            f"| {name} | {component.source}: {component.place} | {train['documents']:,} | {train['bytes']:,} "
             f"| {valid['documents']:,} | {valid['bytes']:,} |"
         )
     lines += ["", "## What was left out", "", "| component | reason | documents | bytes |", "|---|---|---:|---:|"]
     for name, figure in figures.items():
         lines += [f"| {name} | {reason} | {drop['documents']:,} | {drop['bytes']:,} |" for reason, drop in figure["dropped"].items()]
-    lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason.", "", "## Licences", ""]
+    lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason."]
+    absent = {name: component.unavailable for name, component in recipe.corpus.components.items() if not component.available}
+    if absent:
+        lines += ["", "## What is not available", "", "| component | why not |", "|---|---|"]
+        lines += [f"| {name} | {reason} |" for name, reason in absent.items()]
+    lines += ["", "## Licences", ""]
     lines += ["| component | licence | documents |", "|---|---|---:|"]
     for name, figure in figures.items():
         lines += [f"| {name} | {licence} | {count:,} |" for licence, count in list(figure["licences"].items())[:12]]

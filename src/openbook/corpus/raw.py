@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from openbook.documents import Split
 
 
 @dataclass(frozen=True)
 class RawText:
-    """A text as found. `problem`, if set, is (reason, detail) for not being able to take it; `split`, if set, decides where it goes."""
+    """A text as found. `problem`, if set, is (reason, detail) for not being able to take it; `split`, if set, decides where it goes.
+
+    `meta` holds what else is known: strings, numbers, booleans; under `title`, `author`, `language`, `url`, `date`, `year` (a number)
+    wherever the source says so.
+    """
 
     origin: str
     text: str = ""
@@ -20,6 +25,20 @@ class RawText:
     licence: str | None = None
     problem: tuple[str, str] | None = None
     split: Split | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+def text_of(origin: str, text: str, limit: int, licence: str | None = None, meta: Mapping[str, object] | None = None) -> RawText:
+    """A text made of characters, or the problem that it cannot be written down or is longer than `limit` bytes."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return RawText(origin, bytes=len(text), problem=("invalid UTF-8", "a lone surrogate in an escape"))
+    if size > limit:
+        return too_long(origin, size, limit)
+    if "\0" in text:
+        return RawText(origin, bytes=size, problem=("binary", f"NUL character at {text.index(chr(0))}"))
+    return RawText(origin, text, size, licence, meta=meta or {})
 
 
 def decode(data: bytes, origin: str, licence: str | None = None) -> RawText:
@@ -43,6 +62,17 @@ def read_limited(path: Path, limit: int, origin: str, licence: str | None = None
         return decode(path.read_bytes(), origin, licence)
     except OSError as error:
         return RawText(origin, problem=("unreadable", error.strerror or str(error)))
+
+
+def read_whole(stream: BinaryIO, limit: int, origin: str, licence: str | None = None) -> RawText:
+    """What is left of a stream as one text; of one that is longer than `limit` bytes, only the length."""
+    data = stream.read(limit + 1)
+    if len(data) <= limit:
+        return decode(data, origin, licence)
+    size = len(data)
+    while piece := stream.read(1 << 20):
+        size += len(piece)
+    return too_long(origin, size, limit)
 
 
 def too_long(origin: str, size: int, limit: int) -> RawText:

@@ -12,7 +12,7 @@ from openbook.logbook import CAUSES, Account, Attempt, Event
 from openbook.logbook.bill import Cost, carbon_line
 from openbook.logbook.telling import tell
 from openbook.logbook.training import LOST, PARTS, Training
-from openbook.recipe import FilesComponent, Recipe
+from openbook.recipe import Recipe
 from openbook.words import (
     NOTHING,
     count,
@@ -53,13 +53,12 @@ def went_in(recipe: Recipe, corpus: Mapping[str, Any] | None, tokens: Mapping[st
     rows = []
     for name, component in recipe.corpus.components.items():
         part, ids = known.get(name, {}), counted.get(name, {})
-        source = component.path if isinstance(component, FilesComponent) else component.select
         share = component.weight / total if name in present else None
         rows.append(
             {
                 "name": name,
                 "style": style_of(names, name),
-                "source": f"{component.source}: {source}",
+                "source": f"{component.source}: {component.place}",
                 "share": share,
                 "share_text": percent(share) if share is not None else "absent",
                 "train": part.get("train", {}),

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from openbook.corpus.raw import RawText, by_hash, decode, read_limited, too_long
-from openbook.corpus.roff import to_text
+from openbook.corpus.sources.roff import to_text
 
 DOC_ENDINGS = (".md", ".rst", ".txt")
 TEST_FOLDERS = {"test", "tests", "idle_test", "testing", "_testing"}

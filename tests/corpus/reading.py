@@ -1,0 +1,32 @@
+"""Reads files as a component of a corpus would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openbook.corpus.raw import RawText
+from openbook.corpus.sources import read
+from openbook.recipe_corpus import FilesComponent
+
+LIMIT = 100_000
+
+
+def texts(path: Path, limit: int = LIMIT, **settings: Any) -> list[RawText]:
+    component = FilesComponent(weight=1.0, source="files", path=str(path), **settings)
+    return list(read(component, Path("/"), "corpus.components.c", limit))
+
+
+def the_text(path: Path, **settings: Any) -> RawText:
+    """The only text of a file, which has no problem."""
+    (raw,) = texts(path, **settings)
+    assert raw.problem is None
+    return raw
+
+
+def problem(path: Path, **settings: Any) -> tuple[str, str]:
+    """The problem with the only text of a file."""
+    (raw,) = texts(path, **settings)
+    assert raw.problem is not None
+    assert raw.text == ""
+    return raw.problem
