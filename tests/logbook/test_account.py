@@ -92,7 +92,7 @@ def test_data_that_is_skipped_costs_the_time_it_took(book: Chronicle) -> None:
     book.ready(1)
     book.steps(2)
     book.tell("anomaly", 9, kind="not-finite", step=3, score=None, evidence={}, worker=None, host="a")
-    book.tell("action", 1, kind="skip", step=3, why="twice not finite", skipped=[4, 5], cost={"steps": 0, "seconds": 10.0})
+    book.tell("action", 1, kind="skip", step=3, why="twice not finite", skipped=2, cost={"steps": 0, "seconds": 10.0})
     book.steps(1)
     assert training(book.events()).causes()["not-finite"]["skipped"] == 10
 

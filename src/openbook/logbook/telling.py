@@ -57,8 +57,8 @@ def _anomaly(event: Event) -> Told:
 
 def _action(event: Event) -> Told:
     extras = [f"back to step {count(event['to_step'])}"] if event.get("to_step") is not None else []
-    extras += [f"microbatches {_listed(event['skipped'])} left out"] if event.get("skipped") else []
-    extras += [f"learning rate × {event['rate_factor']:g}"] if event.get("rate_factor") is not None else []
+    extras += [f"{count(event['skipped'])} microbatches left out"] if event.get("skipped") else []
+    extras += [f"learning rate × {event['rate_factor']:g}"] if event.get("rate_factor", 1.0) != 1.0 else []
     cost = event.get("cost") or {}
     extras += [f"cost {count(cost.get('steps'))} steps, {duration(cost.get('seconds'))}"] if cost else []
     return ("plain", "action", "; ".join([f"{event.get('kind')} at step {count(event.get('step'))}", *extras, str(event.get("why", ""))]))

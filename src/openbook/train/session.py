@@ -238,7 +238,7 @@ class Session:
         seconds = time.perf_counter() - begin
         for event, facts in result.findings:
             self.book.append(event, **facts, **self._host_of(facts.get("worker")))
-            if event == "action":
+            if event == "action" and self.writes:
                 say(f"  {facts['why']}")
         if result.decision.kind == "stop":
             self.book.sync()

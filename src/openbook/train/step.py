@@ -135,7 +135,7 @@ class Trainer:
             if self._audit(step, rows, memory.skipped, findings):
                 continue
             decision = decide(self.section.anomalies, memory, step, computed.loss, computed.norm, self.batches.first_microbatch)
-            findings += told(decision, step)
+            findings += told(decision, step, decision.memory.skipped - memory.skipped)
             memory = decision.memory
             if decision.kind not in ("retry", "skip"):
                 multiplier = self.commit(step, computed, memory.rate_factor) if decision.kind == "commit" else 0.0
@@ -215,15 +215,17 @@ class Trainer:
         return mark(self._round(step, audited(step, share.start, share), rows, skipped))
 
 
-def told(decision: Decision, step: int) -> list[tuple[str, dict[str, Any]]]:
-    """A decision as the logbook's events: what was found, and what is done about it."""
+def told(decision: Decision, step: int, skipped: int) -> list[tuple[str, dict[str, Any]]]:
+    """A decision as the logbook's events: what was found, and what is done about it. `skipped`: microbatches that it passes over."""
     if not decision.why:
         return []
     evidence = dict(decision.evidence or {})
     scores: dict[str, float] = evidence.get("scores") or {}
     kind = f"{max(scores, key=lambda name: scores[name])}-spike" if scores else "corruption" if decision.kind == "commit" else "not-finite"
     found = ("anomaly", {"kind": kind, "step": step + 1, "score": max(scores.values(), default=None), "evidence": evidence})
-    done: dict[str, Any] = {"kind": decision.kind, "step": step + 1, "why": decision.why, "skipped": decision.memory.skipped}
+    done: dict[str, Any] = {"kind": decision.kind, "step": step + 1, "why": decision.why}
+    if skipped:
+        done["skipped"] = skipped
     if decision.anchor is not None:
         done |= {"to_step": decision.anchor, "rate_factor": decision.memory.rate_factor}
     return [found, ("action", done)] if decision.kind != "commit" else [found]
