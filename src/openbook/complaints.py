@@ -42,7 +42,7 @@ def explain(error: ValidationError, document: dict[str, Any], text: str, path: P
         expected = first.get("ctx", {}).get("expected") or first.get("ctx", {}).get("expected_tags")
         message = f"should be one of {expected}"
     elif first["type"] == "union_tag_not_found":
-        message = "needs source = 'machine' or 'files'"
+        message = f"needs a key {first.get('ctx', {}).get('discriminator')} that says of what kind it is"
     message = SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
     where = place(keys, text, path, forced)
     shown = "" if isinstance(first["input"], dict) or first["type"] == "missing" else f" = {first['input']!r}"

@@ -6,13 +6,12 @@ file, the line and what would be right. `resolve` fills in what follows from oth
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from openbook.batches import Batches
@@ -20,33 +19,8 @@ from openbook.complaints import Misset, explain, place
 from openbook.dials import turn
 from openbook.errors import InputError
 from openbook.files import sha256_json
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-"""A name that is also a folder's name."""
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of the recipe: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    dials: ClassVar[tuple[str, ...]] = ()
-    """Keys of the document from which others are derived; see openbook.dials."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            known = [*cls.dials, *cls.model_fields]
-            for key in value:
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-                    raise PydanticCustomError("unknown_key", "unknown key; {hint}", {"key": key, "hint": hint})
-        return value
+from openbook.recipe_steps import AnyStep, EngineSection
+from openbook.sections import Name, Positive, Rate, Section, Share
 
 
 class Component(Section):
@@ -97,6 +71,9 @@ class CorpusSection(Section):
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the documents, by hash, that training never sees."""
     max_document_bytes: Positive = 2_000_000
+    steps: list[AnyStep] = []
+    """What is done to the texts after they are read, in order; see docs/corpus.md."""
+    engine: EngineSection = EngineSection()
 
 
 class TokenizerSection(Section):
@@ -360,7 +337,8 @@ class Recipe(Section):
     def shaping(self) -> dict[str, Any]:
         """The values that shape the weights: all but how a training is watched and how its result is measured."""
         parts = self.model_dump(mode="json", include={"seed", "corpus", "tokenizer", "model", "train"})
-        return parts | {"train": {key: value for key, value in parts["train"].items() if key not in WATCHING}}
+        corpus = {key: value for key, value in parts["corpus"].items() if key != "engine"}
+        return parts | {"corpus": corpus, "train": {key: value for key, value in parts["train"].items() if key not in WATCHING}}
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:

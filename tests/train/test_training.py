@@ -25,9 +25,9 @@ from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 from openbook.train import checkpoint
-from openbook.train.validation import validation_texts
 from openbook.train.checkpoint import State, newest_first, read_state, save
 from openbook.train.step import Trainer
+from openbook.train.validation import validation_texts
 
 
 def copy_of(run: Run, folder: Path) -> Run:
