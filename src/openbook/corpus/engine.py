@@ -54,6 +54,7 @@ def _with_daft(function: str, tasks: Sequence[str], engine: EngineSection) -> It
 def _daft(on: str) -> Any:
     """Daft, with the runner that the recipe asks for, and without its reports to its makers."""
     os.environ.update(DO_NOT_TRACK="1", DAFT_ANALYTICS_ENABLED="0", SCARF_NO_ANALYTICS="1", DAFT_PROGRESS_BAR="0")
+    os.environ["DAFT_RUNNER"] = "native" if on == "here" else "ray"
     try:
         import daft
 
@@ -63,8 +64,6 @@ def _daft(on: str) -> Any:
         raise InputError(
             f"corpus.engine needs the package {error.name}; `pip install 'openbook[cluster]'` brings it, or leave workers = 1"
         ) from None
-    if on == "here":
-        daft.set_runner_native()
-    else:
+    if on != "here":
         daft.set_runner_ray(address=None if on == "ray" else on, noop_if_initialized=True)
     return daft

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from openbook.corpus.steps.parts import LETTERS, U64, Batch, Parts, rolling, whole_runs
+from openbook.corpus.steps.parts import LETTERS, U64, Batch, Bools, Parts, rolling, whole_runs
 from openbook.corpus.steps.step import Columns, Joined, Prepared, Sketch, Source, Step, Verdict
 from openbook.errors import InputError
 from openbook.files import sha256_file
 from openbook.recipe_steps import DecontaminateStep
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz", ".csv", ".tsv")
+TABLE = np.uint64(1 << 24)
 TRANSLATIONS = "translation_"
 """Folders of segments, one a line, in files that end in the name of their language."""
 
@@ -90,10 +91,13 @@ def prepare(_: Source, settings: DecontaminateStep) -> Prepared:
             grams.append(runs)
             owners.append(item_of[words.texts[places]] + sum(counts))
             counts.append(len(found))
-        pairs = np.unique(np.stack((np.concatenate(grams), np.concatenate(owners).astype(np.uint64))), axis=1)
+        known, owner = np.concatenate(grams), np.concatenate(owners)
+        order = np.argsort(known, kind="stable")
         with path.open("wb") as output:
-            np.savez(output, grams=pairs[0], items=pairs[1].astype(np.int64), names=np.array(names, dtype=str), counts=np.array(counts))
-        return {"sets": len(names), "items": sum(counts), "grams": len(np.unique(pairs[0]))}
+            np.savez(
+                output, grams=known[order], items=owner[order], names=np.array(names, dtype=str), counts=np.array(counts, dtype=np.int64)
+            )
+        return {"sets": len(names), "items": sum(counts), "grams": len(np.unique(known))}
 
     return Prepared(facts, write)
 
@@ -105,21 +109,29 @@ def _runs(words: Parts, length: int) -> tuple[Any, U64]:
 
 
 def load(path: Path) -> dict[str, Any]:
+    """The index, and a table that says of most runs at once that they are not in it."""
     with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        index = {name: arrays[name] for name in arrays.files}
+    maybe = np.zeros(int(TABLE), bool)
+    maybe[index["grams"] % TABLE] = True
+    return index | {"maybe": maybe}
 
 
 def annotate(batch: Batch, _: Columns, settings: DecontaminateStep, index: dict[str, Any]) -> Columns:
     """`words`: at which words of a text a run begins that stands in an evaluation set; `grams`: its hash."""
     words = batch.words("letters")
     places, runs = _runs(words, settings.gram)
-    known = index["grams"]
-    at = np.minimum(np.searchsorted(known, runs), max(0, len(known) - 1))
-    hits = known[at] == runs if len(known) else np.zeros(len(runs), bool)
+    likely = np.flatnonzero(index["maybe"][runs % TABLE])
+    hits = likely[_among(runs[likely], index["grams"])]
     texts = words.texts[places[hits]]
     bounds = pa.array(np.concatenate(([0], np.cumsum(np.bincount(texts, minlength=len(batch.texts))))), pa.int32())
     starts = pa.array(places[hits] - words.bounds[texts], pa.int64())
     return {"words": pa.ListArray.from_arrays(bounds, starts), "grams": pa.ListArray.from_arrays(bounds, pa.array(runs[hits]))}
+
+
+def _among(runs: U64, known: U64) -> Bools:
+    """Which of the runs are in an ascending list: (runs,)."""
+    return np.searchsorted(known, runs, side="right") > np.searchsorted(known, runs)
 
 
 def join(sketches: Sequence[Sketch], settings: DecontaminateStep, index: dict[str, Any]) -> Joined:

@@ -10,6 +10,7 @@ import gettext
 import hashlib
 import random
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,13 @@ EVIDENCE = 20.0
 """A text's confidence is that of so many of its n-grams: all of them together are not independent, and would always be certain."""
 SNIPPET = 300
 """Characters of the held-out snippets by which the accuracy is measured."""
+NO_LETTERS = re.compile("[^\\w\u0300-\u036f\u0900-\u0dff\u200c\u200d]+|[\\d_]+")
+"""Marks belong to words: accents, vowel signs of Indic scripts, joiners."""
 MARKUP = re.compile(r"<[^>]*>|%[-#0-9.l(]*\w+|\\n|https?:\S+|&\w+;")
 
 
 def normal(text: str) -> str:
-    return "".join(character if character.isalpha() or character in COMBINED else " " for character in MARKUP.sub(" ", text).lower())
-
-
-COMBINED = {chr(code) for code in (*range(0x300, 0x370), *range(0x900, 0xE00), 0x200C, 0x200D)}
-"""Marks that belong to words: accents, vowel signs of Indic scripts, joiners."""
+    return NO_LETTERS.sub(" ", MARKUP.sub(" ", text).lower())
 
 
 def buckets(text: str) -> npt.NDArray[np.int64]:
@@ -66,8 +65,8 @@ def messages(paths: Sequence[Path], originals: bool) -> Iterator[str]:
         try:
             with path.open("rb") as file:
                 table: dict[Any, str] = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
-        except (OSError, UnicodeDecodeError, ValueError):
-            continue
+        except (OSError, ValueError, LookupError, struct.error):
+            continue  # a damaged catalogue: there are others
         for key, value in table.items():
             original = key if isinstance(key, str) else key[0]
             if original and value != original:
@@ -80,13 +79,15 @@ def _gather(root: Path) -> dict[str, tuple[str, str]]:
     every = [path for paths in files.values() for path in paths]
     found = {}
     for language, paths in {**{name: paths for name, paths in files.items() if name != "en"}, "en": every}.items():
-        parts: list[str] = []
+        known: dict[str, None] = {}
         size = 0
-        for message in dict.fromkeys(messages(paths, language == "en")):
-            parts.append(message)
-            size += len(message)
+        for message in messages(paths, language == "en"):
+            if message not in known:
+                known[message] = None
+                size += len(message)
             if size >= LANGUAGE_CHARS:
                 break
+        parts = list(known)
         if size >= LANGUAGE_CHARS // 10:
             random.Random(1).shuffle(parts)
             test = len(parts) // 10

@@ -18,6 +18,7 @@ from openbook.corpus.steps.step import Columns, Joined, Removal, Sketch, Step, V
 from openbook.recipe_steps import MinHashStep
 
 U32 = npt.NDArray[np.uint32]
+RECALL = 0.9
 BLOCK = 8_000
 """Shingles whose hashes are computed together: bounds memory, stays in the processor's cache."""
 
@@ -28,14 +29,8 @@ def found(similarity: float, bands: int, rows: int) -> float:
 
 
 def banding(hashes: int, threshold: float) -> tuple[int, int]:
-    """(bands, rows) that miss and mistake least: the least sum of the areas under `found` below the threshold and over it above."""
-    grid = (np.arange(200) + 0.5) / 200
-
-    def wrong(rows: int) -> float:
-        chance = 1 - (1 - grid**rows) ** (hashes // rows)
-        return float(np.where(grid < threshold, chance, 1 - chance).sum())
-
-    rows = min(range(1, hashes + 1), key=wrong)
+    """(bands, rows): as many rows as leave a pair at the threshold a chance of RECALL to be found. More rows mistake fewer pairs."""
+    rows = max((rows for rows in range(1, hashes + 1) if found(threshold, hashes // rows, rows) >= RECALL), default=1)
     return hashes // rows, rows
 
 
