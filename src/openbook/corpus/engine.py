@@ -52,8 +52,8 @@ def _with_daft(function: str, tasks: Sequence[str], engine: EngineSection) -> It
 
 
 def _daft(on: str) -> Any:
-    """Daft, with the runner that the recipe asks for, and without its reports to its makers."""
-    os.environ.update(DO_NOT_TRACK="1", DAFT_ANALYTICS_ENABLED="0", SCARF_NO_ANALYTICS="1", DAFT_PROGRESS_BAR="0")
+    """Daft, with the runner that the recipe asks for, and without its reports to its makers, nor Ray's."""
+    os.environ.update(DO_NOT_TRACK="1", DAFT_ANALYTICS_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", DAFT_PROGRESS_BAR="0")
     os.environ["DAFT_RUNNER"] = "native" if on == "here" else "ray"
     try:
         import daft
