@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from openbook.corpus.steps.parts import F64, I64, Batch, Parts, whole_runs
+from openbook.corpus.steps.parts import F64, I64, PARAGRAPH_END, Batch, Parts, whole_runs
 from openbook.corpus.steps.step import Columns, Limit, Step
 from openbook.recipe_steps import GopherQualityStep, GopherRepetitionStep
 
@@ -33,8 +35,16 @@ def measure_quality(batch: Batch, _: Columns, settings: GopherQualityStep, __: N
         "bullet_lines": lines.total(lines.matching(r"^\s*[•\-]")) / present,
         "ellipsis_lines": lines.total(lines.matching(r"(\.\.\.|…)\s*$")) / present,
         "alphabetic_words": words.total(words.matching(r"\p{L}")) / all_words,
-        "stop_words": sum(np.minimum(1, words.total(words.matching(rf"^{word}$"))) for word in STOP_WORDS),
+        "stop_words": _different(words, STOP_WORDS),
     }
+
+
+def _different(words: Parts, wanted: tuple[str, ...]) -> I64:
+    """How many different ones of the wanted words each text has."""
+    which = pc.index_in(words.kinds, value_set=pa.array(wanted, pa.large_string())).fill_null(-1).to_numpy()[words.ids]
+    places = np.flatnonzero(which >= 0)
+    found = np.unique(words.texts[places] * len(wanted) + which[places])
+    return np.bincount(found // len(wanted), minlength=len(words.counts))
 
 
 def quality_limits(settings: GopherQualityStep) -> list[Limit]:
@@ -52,26 +62,36 @@ def quality_limits(settings: GopherQualityStep) -> list[Limit]:
 
 
 def measure_repetition(batch: Batch, _: Columns, settings: GopherRepetitionStep, __: None) -> Columns:
-    words, lines, paragraphs, size = batch.words(settings.segmenter), batch.lines, batch.paragraphs, batch.characters
+    words, lines, size = batch.words(settings.segmenter), batch.lines, batch.characters
+    paragraphs = np.array([_repeated_paragraphs(text) for text in batch.texts])  # (texts, 3)
     columns: dict[str, F64] = {
         "duplicate_lines": lines.total(lines.repeated) / np.maximum(1, lines.counts),
-        "duplicate_paragraphs": paragraphs.total(paragraphs.repeated) / np.maximum(1, paragraphs.counts),
+        "duplicate_paragraphs": paragraphs[:, 1] / paragraphs[:, 0],
         "duplicate_line_chars": lines.total(lines.lengths * lines.repeated) / size,
-        "duplicate_paragraph_chars": paragraphs.total(paragraphs.lengths * paragraphs.repeated) / size,
+        "duplicate_paragraph_chars": paragraphs[:, 2] / size,
     }
     before = np.concatenate((np.zeros(1, np.int64), np.cumsum(words.lengths)))  # characters before each word
-    for length, places, grams in _repeated_runs(words, TOP_GRAMS[0], DUPLICATE_GRAMS[-1]):
+    for length, places, grams, often in _repeated_runs(words, TOP_GRAMS[0], DUPLICATE_GRAMS[-1]):
         chars = before[places + length] - before[places]
         if length in TOP_GRAMS:
-            columns[f"top_{length}_grams"] = _top(words, before, length, places, grams, chars) / size
+            columns[f"top_{length}_grams"] = _top(words, before, length, places, often, chars) / size
         if length in DUPLICATE_GRAMS:
             hits = _without_overlap(places, grams, length)
             columns[f"duplicate_{length}_grams"] = _by_text(words, places[hits], chars[hits]) / size
     return columns
 
 
-def _repeated_runs(words: Parts, shortest: int, longest: int) -> Iterator[tuple[int, I64, I64]]:
-    """(length, places, grams): where a run of words begins that occurs more than once in its text, and a number for what it says.
+def _repeated_paragraphs(text: str) -> tuple[int, int, int]:
+    """Paragraphs, how many stood earlier in the text, and the characters of those."""
+    seen: set[str] = set()
+    paragraphs = PARAGRAPH_END.split(text.strip())
+    again = [len(part) for part in paragraphs if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    return len(paragraphs), len(again), sum(again)
+
+
+def _repeated_runs(words: Parts, shortest: int, longest: int) -> Iterator[tuple[int, I64, I64, I64]]:
+    """(length, places, grams, often): where a run of words begins that occurs more than once in its text, a number for what it says, and
+    how often it occurs.
 
     A run can only repeat where the run one word shorter does, so that all words are sorted once and fewer each time after that. No
     hashes: the numbers are exact.
@@ -82,21 +102,20 @@ def _repeated_runs(words: Parts, shortest: int, longest: int) -> Iterator[tuple[
     for length in range(shortest, longest + 1):
         whole = places + length <= words.bounds[words.texts[places] + 1]
         places, grams = places[whole], grams[whole]
-        _, numbers = np.unique(grams, return_inverse=True)
-        _, numbers, counts = np.unique(numbers * kinds + words.ids[places + length - 1], return_inverse=True, return_counts=True)
-        again = counts[numbers] > 1
-        places, grams = places[again], numbers[again]
-        yield length, places, grams
+        _, grams, counts = np.unique(grams * kinds + words.ids[places + length - 1], return_inverse=True, return_counts=True)
+        often = counts[grams]
+        again = often > 1
+        places, grams = places[again], grams[again]
+        yield length, places, grams, often[again]
 
 
-def _top(words: Parts, before: I64, length: int, places: I64, grams: I64, chars: I64) -> F64:
+def _top(words: Parts, before: I64, length: int, places: I64, often: I64, chars: I64) -> F64:
     """Characters of all occurrences of each text's most frequent run, spaces included; of equally frequent ones the first counts."""
     best = np.zeros(len(words.counts))
     has_one = words.counts >= length
     first = words.bounds[:-1][has_one]
     best[has_one] = before[first + length] - before[first] + length - 1
-    _, number, counts = np.unique(grams, return_inverse=True, return_counts=True)
-    text, often = words.texts[places], counts[number]
+    text = words.texts[places]
     order = np.lexsort((places, -often, text))
     text, where = np.unique(text[order], return_index=True)
     best[text] = (chars[order][where] + length - 1) * often[order][where]

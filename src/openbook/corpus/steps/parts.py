@@ -38,7 +38,7 @@ class Parts:
 
     @classmethod
     def of(cls, parts: Sequence[Sequence[str]]) -> Parts:
-        coded = pa.array(chain.from_iterable(parts), pa.large_string()).dictionary_encode()
+        coded = pa.array(list(chain.from_iterable(parts)), pa.large_string()).dictionary_encode()
         bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)))
         return cls(coded.indices.to_numpy().astype(np.int64), coded.dictionary, bounds)
 
@@ -102,10 +102,6 @@ class Batch:
     def lines(self) -> Parts:
         """Between runs of line ends, as Gopher's rules want them."""
         return Parts.of([LINE_END.split(text) for text in self.texts])
-
-    @cached_property
-    def paragraphs(self) -> Parts:
-        return Parts.of([PARAGRAPH_END.split(text.strip()) for text in self.texts])
 
     @cached_property
     def characters(self) -> I64:
