@@ -18,8 +18,8 @@ from openbook.corpus.steps.parts import PARAGRAPH_END, U64, Batch, Bools, Parts,
 from openbook.corpus.steps.step import Columns, Joined, Removal, Sketch, Step, Verdict
 from openbook.recipe_steps import ExactStep, LinesStep, SubstringStep
 
-PASS_ITEMS = 16_000_000
-"""Items sorted together: some 400 MB."""
+PASS_ITEMS = 8_000_000
+"""Items sorted together: some 300 MB."""
 
 
 def occurred(sketches: Sequence[Sketch], passes: int) -> list[Bools]:
