@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train drill clean
+.PHONY: run test bench bench-train bench-corpus drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -19,6 +19,10 @@ test: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/throughput.py
+
+# DATATROVE is a Python that has datatrove[processing] and spacy; without one, only tokenizers is compared with.
+bench-corpus: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/corpus.py $(if $(DATATROVE),--datatrove $(DATATROVE))
 
 # NANOGPT is a checkout of github.com/karpathy/nanoGPT; TRAIN_FLAGS may choose parts, or --json.
 bench-train: $(VENV)/installed-dev

@@ -48,7 +48,7 @@ def explain(error: ValidationError, document: dict[str, Any], text: str, path: P
         expected = first.get("ctx", {}).get("expected") or first.get("ctx", {}).get("expected_tags")
         message = f"should be one of {expected}"
     elif first["type"] == "union_tag_not_found":
-        message = "needs source = 'machine', 'files', 'git', 'url' or 'hub'"
+        message = f"needs a key {first.get('ctx', {}).get('discriminator')} that says of what kind it is"
     usual = SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
     message = PATTERNS.get(first.get("ctx", {}).get("pattern", ""), usual)
     where = place(keys, text, path, forced)

@@ -22,7 +22,15 @@ SCHEMA = pa.schema(
     [("id", pa.string()), ("text", pa.large_string()), ("component", pa.string()), ("licence", pa.string()), ("origin", pa.string())]
 )
 DROPPED_SCHEMA = pa.schema(
-    [("origin", pa.string()), ("component", pa.string()), ("bytes", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("origin", pa.string()),
+        ("component", pa.string()),
+        ("bytes", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("id", pa.string()),
+        ("step", pa.string()),
+    ]
 )
 ROW_GROUP_BYTES = 16_000_000
 
@@ -44,13 +52,16 @@ class Document:
 
 @dataclass(frozen=True)
 class Dropped:
-    """One text that was left out, and why: `reason` from a short closed list, `detail` for people."""
+    """One text that was left out, and why: `reason` from a short closed list, `detail` for people. `id` is null where there was no text;
+    `step` is the step of the recipe that removed it."""
 
     origin: str
     component: str
     bytes: int
     reason: str
     detail: str
+    id: str | None = None
+    step: str = "read"
 
 
 def document_id(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from openbook.recipe_steps import AnyStep, EngineSection
 from openbook.section import Name, Positive, Section
 
 Format = Literal[
@@ -180,3 +181,6 @@ class CorpusSection(Section):
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Share of the documents, by hash, that training never sees."""
     max_document_bytes: Positive = 2_000_000
+    steps: list[AnyStep] = []
+    """What is done to the texts after they are read, in order; see docs/corpus.md."""
+    engine: EngineSection = EngineSection()

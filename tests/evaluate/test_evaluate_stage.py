@@ -14,12 +14,12 @@ from openbook.corpus import STAGE as CORPUS
 from openbook.documents import DocumentWriter, read_documents
 from openbook.errors import InputError, OpenbookError
 from openbook.evaluate import STAGE, build
-from openbook.evaluate.ngram import NGram
 from openbook.files import sha256_file
 from openbook.model.exchange import load_weights, save_weights
 from openbook.model.score import document_bits
 from openbook.model.tokenizer import load_tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
+from openbook.ngram import NGram
 from openbook.recipe import EvaluateSection, load_recipe
 from openbook.run import Outcome, Run, Stage, open_run
 from openbook.tokens import STAGE as TOKENIZE

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openbook.evaluate import ngram
-from openbook.evaluate.ngram import NGram
+from openbook import ngram
+from openbook.ngram import NGram
 
 few_letters = st.lists(st.sampled_from(b"ab\x00\xff"), max_size=40).map(bytes)
 texts = st.lists(st.one_of(few_letters, st.binary(max_size=20)), max_size=8)

@@ -13,12 +13,12 @@ from openbook.errors import InputError
 from openbook.evaluate.baselines import XZ, ZSTD, Scorer, archive_bits
 from openbook.evaluate.interval import bits_per_byte
 from openbook.evaluate.network import Network
-from openbook.evaluate.ngram import ORDER, NGram
 from openbook.evaluate.samples import write_samples
 from openbook.files import write_json, written_aside
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
 from openbook.model.transformer import Transformer
+from openbook.ngram import ORDER, NGram
 from openbook.progress import track
 from openbook.run import Outcome, Run, Stage
 
