@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zstandard
-from openbook.corpus.sources.machine import SELECTIONS
 from pydantic import TypeAdapter
 
+from openbook.corpus.sources.machine import SELECTIONS
 from openbook.corpus.steps import ShardWriter, Steps, first_shards, gopher, minhash, pii, survivors
 from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Sketch, table_rules

@@ -58,3 +58,16 @@ def history(events: Iterable[Event], key: str) -> History:
     tries = [attempt for attempt in attempts(events) if attempt.stage == "train" and attempt.begin["key"] == key]
     steps = {(event["branch"], event["step"]): event for attempt in tries for event in attempt.inside if event["event"] == "step"}
     return History(tries[:-1], steps)
+
+
+def cause_of(past: History, told: str) -> tuple[str, str]:
+    """Why the attempt before ended, in one word and in full. `told`: what the supervisor saw of it, as "cause: detail"."""
+    cause, _, detail = told.partition(": ")
+    if cause:
+        return cause, detail
+    if past.killed:
+        return "killed", "without a word"
+    fate = past.earlier[-1].fate
+    kind, _, _ = fate.partition(":")
+    words = {"LostWorker": "lost-worker", "NotFinite": "not-finite", "Disagreement": "disagreement", "OSError": "disk-full"}
+    return "stopped" if fate.startswith("SIG") else words.get(kind, "unknown"), fate

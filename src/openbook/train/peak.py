@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from openbook.train.workers import Workers
+
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     """The best rate seen over square matrix products repeated for about `seconds`, in floating-point operations a second."""
@@ -20,3 +22,9 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: f
         best = max(best, 2 * size**3 / (time.perf_counter() - begin))
         del product
     return best
+
+
+def combined_peak(workers: Workers, device: torch.device, dtype: torch.dtype) -> float:
+    """What all workers can do together, measured while all of them measure: floating-point operations a second."""
+    workers.gather(0)  # none begins while another is still loading
+    return sum(number for (number,) in workers.gather(matmul_flops_per_second(device, dtype)))

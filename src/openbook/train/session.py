@@ -30,8 +30,8 @@ from openbook.train import cadence
 from openbook.train.checkpoint import Saved, Saver, State, load, newest_first, read_state, save, step_of
 from openbook.train.contract import changes, compute_alike, contract
 from openbook.train.fingerprint import fingerprint
-from openbook.train.history import History, history
-from openbook.train.peak import matmul_flops_per_second
+from openbook.train.history import History, cause_of, history
+from openbook.train.peak import combined_peak
 from openbook.train.policy import Memory, straggler
 from openbook.train.step import PRECISIONS, StepResult, Trainer
 from openbook.train.validation import Validation
@@ -81,12 +81,6 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def combined_peak(workers: Workers, device: torch.device, precision: str) -> float:
-    """What all workers can do together, measured while all of them measure: floating-point operations a second."""
-    workers.gather(0)  # none begins while another is still loading
-    return sum(number for (number,) in workers.gather(matmul_flops_per_second(device, PRECISIONS[precision])))
-
-
 def is_due(section: TrainSection, step: int, *periods: int | None) -> bool:
     """Whether one of the periods ends with a step; the last step ends all of them."""
     return step == section.steps or any(period and step % period == 0 for period in periods)
@@ -129,7 +123,7 @@ class Session:
         self.state = self._resume()
         self.rows.require(self.state.memory.skipped)
         require_agreement(self.workers, sha256_json(self.contract), "the numerics contract")
-        self.peak = combined_peak(self.workers, self.device, self.section.precision)
+        self.peak = combined_peak(self.workers, self.device, PRECISIONS[self.section.precision])
 
     def tokens_in(self, step: int) -> int:
         """Tokens of a step (from 0)."""
@@ -201,7 +195,7 @@ class Session:
         finally:
             self.saver.close()
         # A neighbour on the machine may have spoilt the first measurement: what was reached at least once is the peak.
-        self.peak = max(self.peak, combined_peak(self.workers, self.device, self.section.precision))
+        self.peak = max(self.peak, combined_peak(self.workers, self.device, PRECISIONS[self.section.precision]))
         self._part()
 
     def _announce(self, **more: Any) -> None:
@@ -394,16 +388,3 @@ class Session:
         elsewhere = self.workers.gather(0 if self.writes else time.process_time())
         if self.writes and self.run.meter:
             self.run.meter.elsewhere += sum(seconds for (seconds,) in elsewhere)
-
-
-def cause_of(past: History, told: str) -> tuple[str, str]:
-    """Why the attempt before ended, in one word and in full. `told`: what the supervisor saw of it, as "cause: detail"."""
-    cause, _, detail = told.partition(": ")
-    if cause:
-        return cause, detail
-    if past.killed:
-        return "killed", "without a word"
-    fate = past.earlier[-1].fate
-    kind, _, _ = fate.partition(":")
-    words = {"LostWorker": "lost-worker", "NotFinite": "not-finite", "Disagreement": "disagreement", "OSError": "disk-full"}
-    return "stopped" if fate.startswith("SIG") else words.get(kind, "unknown"), fate
