@@ -18,7 +18,7 @@ STILL = [f"train.optimizer.{kind}_rate=1e-4" for kind in ("matrix", "head", "emb
 
 def actions(run: Run) -> list[tuple[Any, ...]]:
     """What was decided, without what was decided again after an interruption."""
-    return list(dict.fromkeys((event["kind"], event["step"], event.get("skipped"), event["why"]) for event in events(run, "action")))
+    return list(dict.fromkeys((event["kind"], event["step"], event.get("skipped", 0), event["why"]) for event in events(run, "action")))
 
 
 def test_poisoned_data_are_skipped_alike_by_any_workers_through_any_kill(tokenized: Run, tmp_path: Path) -> None:

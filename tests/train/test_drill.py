@@ -24,6 +24,7 @@ def test_what_openbook_says_it_survives_it_survives() -> None:
 
 def test_a_claim_that_does_not_hold_is_the_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(drill, "PARTS", {"saves": lambda rig: iter([Claim("saves", "it can fail", "0/1", False)])})
+    monkeypatch.setattr(drill, "Rig", lambda *_: None)  # nothing is trained
     monkeypatch.setattr(sys, "argv", ["drill.py", "--only", "saves"])
     with pytest.raises(SystemExit) as stopped:
         drill.main()
