@@ -27,6 +27,8 @@ bench-corpus: $(VENV)/installed-dev
 # NANOGPT is a checkout of github.com/karpathy/nanoGPT; TRAIN_FLAGS may choose parts, or --json.
 bench-train: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_train.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(TRAIN_FLAGS)
+	$(BIN)/python benchmarks/throughput.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) --adamw
+	$(BIN)/python benchmarks/throughput.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) --adamw --set model.style=gpt
 
 drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py

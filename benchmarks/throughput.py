@@ -1,6 +1,6 @@
 """Training throughput of a recipe's model, as shares of the machine's measured peak and of its peers, all in one run.
 
-    python benchmarks/throughput.py [recipes/pocket.toml] [--set model.style=gpt] [--nanogpt PATH] [--threads 1]
+    python benchmarks/throughput.py [recipes/pocket.toml] [--set model.style=gpt] [--adamw] [--nanogpt PATH] [--threads 1]
 
 The peers are the same architecture in transformers, with its own loss; in litgpt (modern style); and in nanoGPT (gpt style), whose
 folder --nanogpt names. Each is trained by torch's fused AdamW in fp32, eagerly; those that are not installed are left out. Every figure is
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from openbook.model.exchange import exported_config
 from openbook.model.loss import head_loss
 from openbook.model.transformer import Transformer
-from openbook.recipe import Recipe, load_recipe
+from openbook.recipe import AdamWSection, Recipe, load_recipe
 from openbook.train.peak import matmul_flops_per_second
 from openbook.train.step import Trainer
 
@@ -132,9 +132,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--nanogpt", type=Path, metavar="PATH")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--adamw", action="store_true", help="AdamW on our side too, in place of the recipe's optimizer")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe, _ = load_recipe(options.recipe, options.set)
+    if options.adamw:
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"optimizer": AdamWSection(kind="adamw")})})
     train = recipe.train
     rows = np.random.default_rng(0).integers(0, recipe.tokenizer.vocab_size, (train.microbatch_rows, recipe.model.context + 1))
     tokens = train.microbatches * train.microbatch_rows * recipe.model.context
