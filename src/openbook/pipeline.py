@@ -77,14 +77,16 @@ def update_as_worker(run: Run, seat: Seat, again: bool = False) -> Iterator[Done
     from openbook.train import dismiss, follow, join_for, stage_with
 
     workers = join_for(run, seat)
-    if workers.rank == 0:
-        for done in _update(run, ["train"], again, lambda _: stage_with(workers)):
-            if done.skipped:
-                dismiss(workers)
-            yield done
-    else:
-        follow(run, workers)
-    workers.leave()
+    try:
+        if workers.rank == 0:
+            for done in _update(run, ["train"], again, lambda _: stage_with(workers)):
+                if done.skipped:
+                    dismiss(workers)
+                yield done
+        else:
+            follow(run, workers)
+    finally:
+        workers.leave()  # a process that ends in the group's threads is aborted by them
 
 
 def _train(run: Run, workers: int, again: bool, spares: int | None) -> Done:

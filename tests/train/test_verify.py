@@ -76,7 +76,9 @@ def differs(result: dict[str, Any]) -> tuple[int, str]:
 def test_any_part_of_a_training_comes_again_to_the_bit(verified: Verify, copied: Run, steps: str, start: int, compared: int) -> None:
     def everything() -> dict[Path, str]:
         return {
-            file: sha256_file(file) for file in copied.path.rglob("*") if file.is_file() and file.name not in ("logbook.jsonl", ".lock")
+            file: sha256_file(file)
+            for file in copied.path.rglob("*")
+            if file.is_file() and file.name not in ("logbook.jsonl", ".lock", ".lease")
         }
 
     files, before = everything(), copied.logbook_path.read_bytes()

@@ -15,8 +15,9 @@ VISITORS = {"note", "verify", "recipe", "recipe.changed", "logbook.repaired"}
 
 
 def seconds_between(start: Event | None, end: Event | None) -> float | None:
+    """By the machine's clock; none of it if the clock was put back meanwhile."""
     try:
-        return (datetime.fromisoformat(end["time"]) - datetime.fromisoformat(start["time"])).total_seconds()  # type: ignore[index]
+        return max(0.0, (datetime.fromisoformat(end["time"]) - datetime.fromisoformat(start["time"])).total_seconds())  # type: ignore[index]
     except (TypeError, KeyError, ValueError):
         return None
 
