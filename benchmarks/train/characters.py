@@ -78,7 +78,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     for row, ratio in zip(result.get("nanogpt", []), result.get("nanogpt_over_ours", []), strict=True):
         found.append(
             f"nanoGPT's {row['steps']:,} iterations over openbook: {ratio['cpu']:.1f} times the CPU-seconds ({ratio['steps_only']:.1f} "
-            f"times without start and evaluations), {ratio['tokens']:.1f} times the tokens, {ratio['parameters']:.3f} times the parameters"
+            f"times the seconds in steps alone), {ratio['tokens']:.1f} times the tokens, {ratio['parameters']:.3f} times the parameters"
         )
     if "reached" in result:
         found.append(f"validation loss of {result['target']}: {'reached' if result['reached'] else 'NOT reached'} by every seed of ours")

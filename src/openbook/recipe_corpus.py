@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -70,9 +71,9 @@ class Component(Section):
         return self
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """Where the component comes from, for people."""
-        raise NotImplementedError
 
 
 class MachineComponent(Component):

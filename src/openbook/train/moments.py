@@ -79,7 +79,7 @@ class Moments:
                 self._pack(name, value, noise)
 
     def _unpacked(self, name: str, device: torch.device) -> Tensor:
-        stored = self.tensors[name].to(device)
+        stored = self.tensors[name].to(device, copy=self.offload)
         if stored.dtype == torch.float32:
             return stored
         if stored.dtype == torch.bfloat16:
