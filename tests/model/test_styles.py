@@ -49,6 +49,11 @@ def test_gpt_sizes_follow_gpt2(recipe: Path) -> None:
     assert "model.band = 256" in derived
 
 
+@pytest.mark.parametrize(("tied", "deviation"), [("true", 0.02), ("false", 1.0)])
+def test_a_table_that_is_also_the_head_starts_small(recipe: Path, tied: str, deviation: float) -> None:
+    assert load_recipe(recipe, [f"model.tied_head={tied}"])[0].model.embedding_std == deviation
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -80,6 +80,10 @@ def test_more_workers_than_microbatches_are_too_many() -> None:
         require_enough_work(5, section)
 
 
+def test_a_run_of_shards_goes_on_alone() -> None:
+    require_enough_work(1, TrainSection(steps=1, microbatch_rows=1, microbatches=8, shards=4))
+
+
 def test_shards_that_cannot_be_are_named() -> None:
     with pytest.raises(InputError, match=r"train\.shards = 3 should be a power of two"):
         require_enough_work(3, TrainSection(steps=1, microbatch_rows=1, microbatches=8, shards=3))
