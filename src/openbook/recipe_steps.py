@@ -172,8 +172,8 @@ class ProfanityStep(StepSection):
     """Share of words on a list: that of the package better-profanity, or one's own, of profane or toxic words."""
 
     step: Literal["profanity"]
-    measures = ("words",)
-    words: str | None = None
+    measures = ("word_list",)
+    word_list: str | None = None
     """A text file with a word a line; a relative path starts at the recipe's folder."""
     max_share: Share = 0.01
 

@@ -191,8 +191,10 @@ def test_languages_are_learnt_from_translation_catalogues(tmp_path: Path) -> Non
 def test_languages_by_a_fasttext_model(tmp_path: Path) -> None:
     fasttext = pytest.importorskip("fasttext", reason="languages by fastText: `pip install 'openbook[dev]'`")
     lines = ["__label__eng_Latn the cat went away and sat down", "__label__deu_Latn die Katze ging weg und setzte sich"]
-    (tmp_path / "lines").write_text("\n".join(lines * 40))
-    trained = fasttext.train_supervised(str(tmp_path / "lines"), dim=8, epoch=20, minn=2, maxn=3, bucket=500, thread=1, verbose=0)
+    (tmp_path / "lines").write_text("\n".join(lines * 40) + "\n")
+    trained = fasttext.train_supervised(
+        str(tmp_path / "lines"), dim=16, lr=0.05, epoch=20, minn=2, maxn=3, bucket=2000, thread=1, verbose=0
+    )
     trained.save_model(str(tmp_path / "lid.bin"))
     settings = LanguageStep(step="language", keep=["deu"], model=str(tmp_path / "lid.bin"))
     prepared = language.prepare(Texts(), settings)
@@ -216,7 +218,7 @@ def fasttext_head() -> bytes:
 
 def test_words_of_ones_own_are_counted(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("Bother\n\nblast\nnot a word\n")
-    settings = ProfanityStep(step="profanity", words=str(tmp_path / "words"), max_share=0.3)
+    settings = ProfanityStep(step="profanity", word_list=str(tmp_path / "words"), max_share=0.3)
     prepared = profanity.prepare(Texts(), settings)
     assert prepared.write(tmp_path / "model") == {"words": 2}
     batch = Batch(["Bother, it is late", "blast and bother!", "not a word"])

@@ -254,7 +254,7 @@ def _require_some(job: _Job, before: Sequence[Shard], after: Sequence[Shard], re
 
 def _at_home(settings: AnyStep, recipe_folder: Path) -> AnyStep:
     """With the paths that the recipe gives, from its own folder."""
-    given = {key: value for key in ("data", "model", "words") if (value := getattr(settings, key, None))}
+    given = {key: value for key in ("data", "model", "word_list") if (value := getattr(settings, key, None))}
     where = f"corpus.steps: step {settings.step}: "
     return settings.model_copy(update={key: str(locate(value, recipe_folder, where + key)) for key, value in given.items()})
 
@@ -264,7 +264,7 @@ def outside_files(steps: Sequence[AnyStep], recipe_folder: Path) -> list[list[ob
     found: list[Path] = []
     for step in (_at_home(step, recipe_folder) for step in steps):
         found += set_files(folder_of(step)) if isinstance(step, DecontaminateStep) else []
-        found += [Path(value) for key in ("model", "words") if (value := getattr(step, key, None))]
+        found += [Path(value) for key in ("model", "word_list") if (value := getattr(step, key, None))]
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
 
 

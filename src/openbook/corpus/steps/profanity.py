@@ -38,7 +38,7 @@ def words(own: str | None) -> list[str]:
 
 
 def prepare(_: Source, settings: ProfanityStep) -> Prepared:
-    listed = words(settings.words)
+    listed = words(settings.word_list)
 
     def write(path: Path) -> Any:
         write_json(path, listed)
