@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,12 +42,14 @@ DROPPED_SCHEMA = pa.schema(
         ("text", pa.large_string()),
     ]
 )
-CHANGED_SCHEMA = pa.schema(
+TRACE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("origin", pa.string()),
         ("step", pa.string()),
         ("number", pa.int64()),
+        ("what", pa.string()),
+        ("detail", pa.string()),
         ("replacements", pa.int64()),
         ("text", pa.large_string()),
     ]
@@ -90,14 +92,17 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """That a document's text is not as it was read: `step` names what changed it, `number` (from 1) its place in the recipe. A decision's
-    first change (`step` = "decision") keeps the text as it was read."""
+class Trace:
+    """What happened to a document that was not left out by it: a step or a decision (`step` = "decision") changed its text, or a decision
+    kept it against what `detail` names. `number` (from 1) is the place in the recipe. The first change by a decision has the text as it
+    was read."""
 
     id: str
     origin: str
     step: str
     number: int
+    what: Literal["changed", "kept"] = "changed"
+    detail: str | None = None
     replacements: int | None = None
     text: str | None = None
 
@@ -117,7 +122,7 @@ def is_held_out(identifier: str, share: float) -> bool:
 
 
 class DocumentWriter:
-    """Writes documents, or dropped or changed ones, as parquet in bounded memory; `count` and `bytes` say how much so far. A context
+    """Writes documents, dropped ones or traces as parquet in bounded memory; `count` and `bytes` say how much so far. A context
     manager."""
 
     def __init__(self, path: Path, schema: pa.Schema = SCHEMA) -> None:
@@ -138,7 +143,7 @@ class DocumentWriter:
             self._flush()
         self._stack.__exit__(kind, error, trace)
 
-    def add(self, document: Document | Dropped | Changed) -> None:
+    def add(self, document: Document | Dropped | Trace) -> None:
         size = document.bytes
         self._group.append(asdict(document))
         self.count, self.bytes, self._group_bytes = self.count + 1, self.bytes + size, self._group_bytes + size
@@ -148,6 +153,23 @@ class DocumentWriter:
     def _flush(self) -> None:
         self._file.write_table(pa.Table.from_pylist(self._group, self._schema))
         self._group, self._group_bytes = [], 0
+
+
+def rows_at(path: Path, rows: Sequence[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Some rows of a parquet file, given in ascending order; reads no more of the file than it must."""
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as file:
+        start = place = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            first = place
+            while place < len(rows) and rows[place] < stop:
+                place += 1
+            if place > first:
+                here = pa.array([row - start for row in rows[first:place]], pa.int64())
+                found += file.read_row_group(group, columns).take(here).to_pylist()
+            start = stop
+    return found
 
 
 def read_documents(path: Path) -> Iterator[Document]:

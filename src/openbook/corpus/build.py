@@ -14,13 +14,13 @@ from openbook.corpus.raw import RawText
 from openbook.corpus.sources import facts, read
 from openbook.corpus.steps import Shard, ShardWriter, Steps, evaluation_files, first_shards, survivors, versions
 from openbook.documents import (
-    CHANGED_SCHEMA,
     DROPPED_SCHEMA,
-    Changed,
+    TRACE_SCHEMA,
     Document,
     DocumentWriter,
     Dropped,
     Split,
+    Trace,
     document_id,
     is_held_out,
 )
@@ -37,12 +37,12 @@ SHOWN_DROPS = 5
 
 
 class _Aside:
-    """What of a component was left out, and what was changed, on its way to disk. A context manager."""
+    """What of a component was left out, and what happened to the rest, on its way to disk. A context manager."""
 
     def __init__(self, run: Run, name: str) -> None:
         folder = run.path / "corpus" / name
         self._dropped = DocumentWriter(folder / "dropped.parquet", DROPPED_SCHEMA)
-        self._changed = DocumentWriter(folder / "changed.parquet", CHANGED_SCHEMA)
+        self._traces = DocumentWriter(folder / "traces.parquet", TRACE_SCHEMA)
         self.figures: dict[str, dict[str, int]] = {}
         """Documents and bytes by reason."""
         self.telling: list[Dropped] = []
@@ -52,7 +52,7 @@ class _Aside:
 
     def __enter__(self) -> _Aside:
         self._stack.enter_context(self._dropped)
-        self._stack.enter_context(self._changed)
+        self._stack.enter_context(self._traces)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -67,8 +67,8 @@ class _Aside:
             self.telling.append(item)
         self._dropped.add(item)
 
-    def change(self, item: Changed) -> None:
-        self._changed.add(item)
+    def trace(self, item: Trace) -> None:
+        self._traces.add(item)
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Component:
             return
         identifier = document_id(raw.text)
         meta = canonical_json(raw.meta) if raw.meta else None
-        ruling = self.rulings.on(raw, self.name, identifier)
+        ruling = self.rulings.on(raw, self.name, identifier, excluded is not None)
         reason = ruling.out or (None if ruling.invited else excluded)
         if reason:
             step = DECISION if ruling.out else "read"
@@ -111,8 +111,11 @@ class _Component:
         split = raw.split or ("valid" if is_held_out(identifier, self.section.holdout) else "train")
         document = Document(identifier, ruling.text, self.name, raw.licence, raw.origin, meta)
         for change in ruling.changes(identifier, raw):
-            self.aside.change(change)
-        self.rulings.keep(ruling, self.name, identifier, document.bytes, excluded is not None)
+            self.aside.trace(change)
+        if ruling.invited and ruling.rescued:
+            against = "an earlier decision" if excluded is None else f"components.{self.name}.exclude"
+            self.aside.trace(Trace(identifier, raw.origin, DECISION, ruling.invited, "kept", against))
+        self.rulings.keep(ruling, self.name, identifier, document.bytes)
         self.bytes += document.bytes
         self.keep(document, split)
 
@@ -195,10 +198,10 @@ def _build_in_steps(run: Run, rulings: Rulings, asides: dict[str, _Aside]) -> tu
     def drop(item: Dropped) -> None:
         asides[item.component].drop(item)
 
-    def change(component: str, item: Changed) -> None:
-        asides[component].change(item)
+    def trace(component: str, item: Trace) -> None:
+        asides[component].trace(item)
 
-    steps = Steps(work, section.engine, drop, change, rulings.spared)
+    steps = Steps(work, section.engine, drop, trace, rulings.spared)
     shards = steps.apply(section.steps, shards, run.recipe_folder)
     figures = {}
     for name, part in parts.items():

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from openbook.corpus.raw import RawText
-from openbook.documents import Changed
+from openbook.documents import Trace
 from openbook.errors import InputError
 from openbook.progress import say
 from openbook.recipe_decisions import AnyDecision, Exclude, Include, Predicate, Reweight, Rewrite
@@ -43,13 +43,13 @@ class Ruling:
     invited: int | None = None
     """The decision that wants it in, which holds against the component's own `exclude`."""
     rescued: bool = False
-    """Whether an earlier decision wanted it out."""
+    """Whether an earlier decision, or the component's `exclude`, wanted it out."""
     replacements: Sequence[tuple[int, int]] = ()
     """(number of the decision, how many) for each that changes the text."""
 
-    def changes(self, identifier: str, raw: RawText) -> list[Changed]:
+    def changes(self, identifier: str, raw: RawText) -> list[Trace]:
         return [
-            Changed(identifier, raw.origin, DECISION, number, count, raw.text if index == 0 else None)
+            Trace(identifier, raw.origin, DECISION, number, replacements=count, text=raw.text if index == 0 else None)
             for index, (number, count) in enumerate(self.replacements)
         ]
 
@@ -71,10 +71,10 @@ class Rulings:
     def _numbered(self) -> list[tuple[int, AnyDecision]]:
         return list(enumerate(self.decisions, 1))
 
-    def on(self, raw: RawText, component: str, identifier: str) -> Ruling:
-        """Decides about a text that could be read."""
+    def on(self, raw: RawText, component: str, identifier: str, excluded: bool) -> Ruling:
+        """Decides about a text that could be read; `excluded` if the component's `exclude` wants it out."""
         out = invited = None
-        rescued = False
+        rescued = excluded
         rewriting = []
         for number, decision in self._numbered():
             if isinstance(decision, Reweight) or not matches(decision, raw, component, identifier):
@@ -98,23 +98,23 @@ class Rulings:
                 replacements.append((number, count))
         return Ruling(text, None, invited, rescued, replacements)
 
-    def keep(self, ruling: Ruling, component: str, identifier: str, size: int, excluded: bool) -> None:
-        """Counts what the decisions did to a text that goes on to the steps; `excluded` if the component's `exclude` wanted it out."""
+    def keep(self, ruling: Ruling, component: str, identifier: str, size: int) -> None:
+        """Counts what the decisions did to a text that goes on to the steps."""
         for number, count in ruling.replacements:
             self._count(number, component, size)
             self.effects[number - 1][component].replacements += count
-        if ruling.invited and (excluded or ruling.rescued):
+        if ruling.invited and ruling.rescued:
             self._count_kept(ruling.invited, component, identifier, size)
 
-    def spared(self, component: str, identifier: str, size: int, step: str) -> bool:
-        """Whether a decision keeps a document that a step would remove."""
+    def spared(self, component: str, identifier: str, size: int, step: str) -> int | None:
+        """The number of the decision that keeps a document which a step would remove."""
         whole = identifier.partition("-")[0]
         for number in self._spared.get((component, whole), ()):
             decision = self.decisions[number - 1]
             if isinstance(decision, Include) and step in decision.steps:
                 self._count_kept(number, component, identifier, size)
-                return True
-        return False
+                return number
+        return None
 
     def _count(self, number: int, component: str, size: int) -> None:
         effect = self.effects[number - 1][component]
@@ -226,7 +226,7 @@ def in_datasheet(told: Sequence[Mapping[str, Any]]) -> list[str]:
         *lines,
         "",
         "Decisions are applied to texts as they are read, before the steps. A text that one left out is in `dropped.parquet`; one that was "
-        "rewritten stands in `changed.parquet` as it was.",
+        "rewritten stands in `traces.parquet` as it was.",
     ]
 
 

@@ -28,7 +28,7 @@ from openbook.corpus.steps.registry import STEPS
 from openbook.corpus.steps.shards import about, batches, facts_of, shard_path, texts_of
 from openbook.corpus.steps.step import Joined, Removal, Sketch, Step, Verdict, table_rules
 from openbook.corpus.steps.work import ANNOTATE, REWRITE
-from openbook.documents import Changed, Document, Dropped, Split
+from openbook.documents import Document, Dropped, Split, Trace
 from openbook.errors import InputError
 from openbook.files import remove, sha256_json, write_json, write_text
 from openbook.progress import track
@@ -63,8 +63,8 @@ class Told:
 class Steps:
     """Applies steps to the shards in `folder`. `told` has a line for each step.
 
-    `dropped` is told of every removal, `changed` of every document that is not as it was (with its component); `spared` is asked whether a
-    document (component, id, bytes) stays whatever a step finds.
+    `dropped` is told of every removal, `traced` of what else happened to a document of a component; `spared` is asked for the decision
+    that keeps a document (component, id, bytes) which a step would remove.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Steps:
         folder: Path,
         engine: EngineSection,
         dropped: Callable[[Dropped], None],
-        changed: Callable[[str, Changed], None],
-        spared: Callable[[str, str, int, str], bool],
+        traced: Callable[[str, Trace], None],
+        spared: Callable[[str, str, int, str], int | None],
     ) -> None:
         self.folder, self.engine = folder, engine
-        self.dropped, self.changed, self.spared = dropped, changed, spared
+        self.dropped, self.traced, self.spared = dropped, traced, spared
         self.told: list[Told] = []
         self.used: set[str] = set()
         self._measured: list[dict[str, Any]] = []
@@ -198,7 +198,10 @@ class Steps:
         rows = self._about(shard).select(["id", "origin", "bytes", "licence", "meta"]).take(places).to_pylist()
         texts = texts_of(shard_path(self.folder, shard.key), places)
         for removal, row, text in zip(here, rows, texts, strict=True):
-            if removal.reason != NOTHING_LEFT and self.spared(shard.component, row["id"], row["bytes"], job.step.name):
+            kept = removal.reason != NOTHING_LEFT and self.spared(shard.component, row["id"], row["bytes"], job.step.name)
+            if kept:
+                against = f"step {job.step.name}: {removal.reason}: {removal.evidence}"
+                self.traced(shard.component, Trace(row["id"], row["origin"], "decision", kept, "kept", against))
                 continue
             why = (removal.reason, f"{removal.reason}: {removal.evidence}")
             known = (row["id"], job.step.name, row["licence"], row["meta"], text)
@@ -230,7 +233,7 @@ class Steps:
             del removed[shard.component, NOTHING_LEFT]
         changed = [row for row in facts_of(path)["changed"] if shard.alive[row] and not lost[row]]
         for row in self._about(shard).select(["id", "origin"]).take(pa.array(changed, pa.int64())).to_pylist():
-            self.changed(shard.component, Changed(row["id"], row["origin"], job.step.name, job.number))
+            self.traced(shard.component, Trace(row["id"], row["origin"], job.step.name, job.number))
         return Shard(out, shard.component, shard.alive[parents]), len(changed)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openbook.documents import Document, Split, document_id
+from openbook.documents import Document, Split, document_id, rows_at
 from openbook.files import sha256_json, written_aside
 
 SHARD_BYTES = 64_000_000
@@ -116,20 +116,8 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Tab
 
 
 def texts_of(path: Path, rows: Sequence[int]) -> list[str]:
-    """The texts of some rows, given in ascending order; reads no more of the file than it must."""
-    found: list[str] = []
-    with pq.ParquetFile(path) as file:
-        start = place = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            first = place
-            while place < len(rows) and rows[place] < stop:
-                place += 1
-            if place > first:
-                column = file.read_row_group(group, ["text"]).column("text")
-                found += column.take([row - start for row in rows[first:place]]).to_pylist()
-            start = stop
-    return found
+    """The texts of some rows, given in ascending order."""
+    return [row["text"] for row in rows_at(path, rows, ["text"])]
 
 
 def about(path: Path) -> pa.Table:
