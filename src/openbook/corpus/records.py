@@ -90,4 +90,4 @@ def find(run: Run, asked: str) -> list[Record]:
     if len(keys) > 1:
         listed = ", ".join(keys[:SHOWN]) + (" …" if len(keys) > SHOWN else "")
         raise InputError(f"{asked}: {len(keys)} documents of {run.path} have this id or origin; say more of the id: {listed}")
-    return found
+    return found if not found[0].id or asked == keys[0] else find(run, keys[0])  # by its id, its copies elsewhere are found as well

@@ -23,6 +23,8 @@ from openbook.words import printable
 
 OTHER = re.compile(r"of document ([0-9a-f]{32}(?:-\d+)*)|as document ([0-9a-f]{32})")
 """How a reason names the document that another is a copy of."""
+HASHES = ("items", "signature")
+"""Columns that say nothing to people."""
 
 
 def account(run: Run, asked: str) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _annotations(run: Run, components: set[str], key: str) -> Iterator[dict[str,
         ids = read_ids(entry["shard"])
         rows = pc.indices_nonzero(pc.starts_with(ids, key)).to_pylist()
         schema = pq.read_schema(path)
-        scalars = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        scalars = [field.name for field in schema if field.name not in HASHES and not pa.types.is_nested(field.type)]
         if not rows or not scalars:
             continue
         for row, values in zip(rows, rows_at(path, rows, scalars), strict=True):
@@ -122,7 +124,8 @@ def _record_lines(record: Mapping[str, Any]) -> list[str]:
     where = f"split {record['split']}" if record["status"] == "in" else f"by {record['step']}"
     lines = [f"{record['status']:10} {record['id'] or '(no text)'}, {where}"]
     if record["status"] == "out":
-        lines.append(f"  reason     {record['reason']}: {record['detail']}")
+        told = record["detail"] if record["detail"].startswith(record["reason"]) else f"{record['reason']}: {record['detail']}"
+        lines.append(f"  reason     {told}")
     if "other" in record:
         other = record["other"]
         lines.append(f"  copy of    {other['id']} ({other['status']}; {other.get('component', '')} {other.get('origin', '')})")
