@@ -125,8 +125,9 @@ class DocumentWriter:
     """Writes documents, dropped ones or traces as parquet in bounded memory; `count` and `bytes` say how much so far. A context
     manager."""
 
-    def __init__(self, path: Path, schema: pa.Schema = SCHEMA) -> None:
+    def __init__(self, path: Path, schema: pa.Schema = SCHEMA, group_bytes: int = ROW_GROUP_BYTES) -> None:
         self.count = self.bytes = 0
+        self._limit = group_bytes
         self._schema = schema
         self._stack = ExitStack()
         self._path = path
@@ -147,7 +148,7 @@ class DocumentWriter:
         size = document.bytes
         self._group.append(asdict(document))
         self.count, self.bytes, self._group_bytes = self.count + 1, self.bytes + size, self._group_bytes + size
-        if self._group_bytes >= ROW_GROUP_BYTES:
+        if self._group_bytes >= self._limit:
             self._flush()
 
     def _flush(self) -> None:

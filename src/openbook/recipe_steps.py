@@ -125,7 +125,7 @@ class C4Step(StepSection):
 
 
 class FineWebStep(StepSection):
-    """Penedo et al. 2024, section 3.6."""
+    """Penedo et al. 2024, section 3.6; the rule on line ends per word is from datatrove."""
 
     step: Literal["fineweb"]
     measures = ("short_line",)

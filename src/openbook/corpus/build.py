@@ -32,6 +32,8 @@ from openbook.recipe_corpus import AnyComponent, CorpusSection, MachineComponent
 from openbook.run import Outcome, Run, Stage
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
+ASIDE_BYTES = 4_000_000
+"""How much of each component that was left out, or rewritten, waits in memory: all components do at once."""
 SHOWN_DROPS = 5
 """How many dropped texts of a component are named on the screen; all of them are in the component's dropped.parquet."""
 
@@ -41,8 +43,8 @@ class _Aside:
 
     def __init__(self, run: Run, name: str) -> None:
         folder = run.path / "corpus" / name
-        self._dropped = DocumentWriter(folder / "dropped.parquet", DROPPED_SCHEMA)
-        self._traces = DocumentWriter(folder / "traces.parquet", TRACE_SCHEMA)
+        self._dropped = DocumentWriter(folder / "dropped.parquet", DROPPED_SCHEMA, ASIDE_BYTES)
+        self._traces = DocumentWriter(folder / "traces.parquet", TRACE_SCHEMA, ASIDE_BYTES)
         self.figures: dict[str, dict[str, int]] = {}
         """Documents and bytes by reason."""
         self.telling: list[Dropped] = []
