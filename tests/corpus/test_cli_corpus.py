@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from openbook import cli
+from openbook.corpus.compare import recipe_differences
+from openbook.recipe import load_recipe
 
 RECIPE = """
 name = "looked-at"
@@ -193,3 +195,13 @@ def test_diff_says_what_differs_and_why(built: Path, corpus: Command) -> None:
     words = corpus("diff", built, other)[1]
     assert "1 in b only, because in a: length: length" in words and "changed by: decision 2 in a" in words
     assert "the same corpus" in corpus("diff", built, built)[1]
+
+
+def test_diff_tells_of_a_step_or_a_component_that_only_one_has(tmp_path: Path) -> None:
+    one, _ = load_recipe(write(tmp_path))
+    (tmp_path / "less.toml").write_text(
+        RECIPE.replace('[[corpus.steps]]\nstep = "pii"\n', "").replace("components.notes", "components.texts")
+    )
+    other, _ = load_recipe(tmp_path / "less.toml")
+    told = ["corpus.components.notes: in a only", "corpus.components.texts: in b only", "corpus.steps.pii: in a only"]
+    assert recipe_differences(one, other) == told

@@ -89,15 +89,25 @@ def _why_other(a: set[str], b: set[str]) -> str:
 
 def recipe_differences(one: Recipe, other: Recipe) -> list[str]:
     """Keys of the corpus that differ, as "key: a -> b". A step goes by its name, a decision by what it is about, not by their places."""
-    a, b = dict(_flat(one)), dict(_flat(other))
-    return [f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}" for key in {**a, **b} if a.get(key) != b.get(key)]
+    return list(_differences(_table(one), _table(other), "corpus"))
 
 
-def _flat(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    corpus = recipe.corpus.model_dump(mode="json", exclude_none=True)
+def _table(recipe: Recipe) -> dict[str, Any]:
+    corpus = recipe.corpus.model_dump(mode="json")
     corpus["steps"] = _named((step["step"], step) for step in corpus["steps"])
     corpus["decisions"] = _named((decision["what"], decision) for decision in corpus["decisions"])
-    yield from _leaves(corpus, "corpus")
+    return corpus
+
+
+def _differences(a: Any, b: Any, key: str) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in {**a, **b}:
+            if name in a and name in b:
+                yield from _differences(a[name], b[name], f"{key}.{name}")
+            else:
+                yield f"{key}.{name}: in {'a' if name in a else 'b'} only"
+    elif a != b:
+        yield f"{key}: {a} -> {b}"
 
 
 def _named(items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
@@ -108,14 +118,6 @@ def _named(items: Iterator[tuple[str, Any]]) -> dict[str, Any]:
         seen[name] += 1
         table[name if seen[name] == 1 else f"{name} #{seen[name]}"] = item
     return table
-
-
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}")
-    else:
-        yield key, value
 
 
 def in_words(told: Mapping[str, Any]) -> str:

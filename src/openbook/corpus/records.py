@@ -64,9 +64,8 @@ def column_table(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns), partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise OpenbookError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); `openbook corpus {path.parents[2]} --again` makes it anew"
-        ) from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        raise OpenbookError(f"{path}: cannot be read ({reason}); `openbook corpus {path.parents[2]} --again` makes it anew") from None
 
 
 def find(run: Run, asked: str) -> list[Record]:
