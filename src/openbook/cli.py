@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_corpus import corpus
 from openbook.cli_logbook import logbook
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
@@ -145,12 +147,6 @@ def _reason(given: str | None) -> str | None:
     if given is not None and not given.strip():
         raise InputError('--accept-change "": should say why, for those who read the logbook')
     return given
-
-
-@app.command()
-def corpus(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
-    """Gather, check, deduplicate and split the documents."""
-    _one_stage(run, "corpus", again, as_json)
 
 
 @app.command()

@@ -34,6 +34,7 @@ PATTERNS = {
     r"^[0-9a-f]{40}$": "should be a whole commit, 40 hexadecimal digits: a branch or tag is another text tomorrow",
     r"^[0-9a-f]{64}$": "should be a SHA-256, 64 hexadecimal digits",
     r"^[\w.-]+/[\w.-]+$": "should be OWNER/NAME",
+    r"\S": "should say something",
 }
 """What texts should be that are not names."""
 

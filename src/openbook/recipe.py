@@ -319,7 +319,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
     schedule = fill(recipe.train.schedule, "train.schedule", cooldown=recipe.train.schedule.fall)
     train = recipe.train.model_copy(update={"schedule": schedule})
-    return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
+    corpus, told = recipe.corpus.reweighted()
+    return recipe.model_copy(update={"corpus": corpus, "model": shape, "train": train, "evaluate": scoring}), derived + told
 
 
 def _require_shape(shape: ModelSection, heads: int, kv_heads: int) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from openbook.recipe_decisions import AnyDecision, Reweight, require_components
 from openbook.recipe_steps import AnyStep, EngineSection
 from openbook.section import Name, Positive, Section
 
@@ -184,4 +185,22 @@ class CorpusSection(Section):
     max_document_bytes: Positive = 2_000_000
     steps: list[AnyStep] = []
     """What is done to the texts after they are read, in order; see docs/corpus.md."""
+    decisions: list[AnyDecision] = []
+    """What was decided about the texts, why, and on what evidence; see docs/corpus.md."""
     engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _decisions_about_what_is_there(self) -> CorpusSection:
+        require_components(self.decisions, set(self.components))
+        return self
+
+    def reweighted(self) -> tuple[CorpusSection, list[str]]:
+        """The components with the factors of the decisions in their weights, and a sentence for each that changed."""
+        components, told = dict(self.components), []
+        for decision in [one for one in self.decisions if isinstance(one, Reweight)]:
+            for name in decision.components or ():
+                part = components[name]
+                weight = part.weight * decision.factor
+                components[name] = part.model_copy(update={"weight": weight})
+                told.append(f"corpus.components.{name}.weight = {part.weight:g} * {decision.factor:g} ({decision.what})")
+        return self.model_copy(update={"components": components}), told

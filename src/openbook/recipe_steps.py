@@ -127,7 +127,7 @@ class C4Step(StepSection):
 
 
 class FineWebStep(StepSection):
-    """Penedo et al. 2024, section 3.6."""
+    """Penedo et al. 2024, section 3.6; the rule on line ends per word is from datatrove."""
 
     step: Literal["fineweb"]
     measures = ("short_line",)
@@ -230,7 +230,7 @@ class DecontaminateStep(StepSection):
     step: Literal["decontaminate"]
     measures = ("gram",)
     data: str | None = None
-    """Folder of evaluation sets; a relative one starts at the recipe's folder. By default $OPENBOOK_DATA/eval or ../shared/data/eval."""
+    """Folder of evaluation sets, as a component's `path`. By default $OPENBOOK_DATA/eval or ../shared/data/eval."""
     gram: Annotated[int, Field(ge=5, le=32)] = 13
     """Words in a run that counts as a leak."""
     window: Count = 200
