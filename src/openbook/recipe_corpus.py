@@ -177,6 +177,15 @@ class HubComponent(ReadComponent):
 AnyComponent = Annotated[MachineComponent | FilesComponent | GitComponent | UrlComponent | HubComponent, Field(discriminator="source")]
 
 
+class AuditSection(Section):
+    """How the corpus is audited; see docs/corpus.md. Nothing here changes a byte of the corpus."""
+
+    terms: str | None = None
+    """A TOML file of terms for groups of people, in the layout of the package's own; without it, that one. As a path of `files`."""
+    window: Positive = 10
+    """Words on either side of a term that count as beside it."""
+
+
 class CorpusSection(Section):
     components: Annotated[dict[Name, AnyComponent], Field(min_length=1)]
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -185,3 +194,4 @@ class CorpusSection(Section):
     steps: list[AnyStep] = []
     """What is done to the texts after they are read, in order; see docs/corpus.md."""
     engine: EngineSection = EngineSection()
+    audit: AuditSection = AuditSection()

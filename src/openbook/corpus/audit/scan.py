@@ -277,7 +277,7 @@ def _beside(words: _Words, mentions: Sequence[_Mentions], terms: Terms, window: 
             "mentions": np.bincount(which, minlength=len(known)).astype(np.int64),
             "beside": np.bincount(own, minlength=len(known)).astype(np.int64),
             "valenced": sums(valued).astype(np.int64),
-            "valence": sums(np.where(valued, valence, 0.0)),
+            "valence": sums(np.where(valued, valence, 0.0)).astype(np.float64),
         }
     )
     keys, counts = np.unique(own * max(1, len(kinds)) + words.lower[place], return_counts=True)

@@ -104,18 +104,17 @@ def false_discovery(p: Sequence[float]) -> list[float]:
     return found.tolist()
 
 
-def rate(counts: F64, sizes: F64) -> Estimate | None:
-    """sum(counts) / sum(sizes) over documents, (documents,) each, with the interval of a ratio of two sums that vary together: documents
-    are the sample, not words (Cochran 1977, section 6.3). None of nothing; without ends for one document."""
-    size = float(sizes.sum())
-    if size == 0:
+def rate(documents: int, moments: Sequence[float]) -> Estimate | None:
+    """sum(x) / sum(y) over documents, with the interval of a ratio of two sums that vary together: documents are the sample, not words
+    (Cochran 1977, section 6.3). `moments` are the sums of x, y, x², xy, y². None of nothing; without ends for one document."""
+    x, y, xx, xy, yy = moments
+    if y == 0:
         return None
-    value = float(counts.sum()) / size
-    sample = len(sizes)
-    if sample < 2:
+    value = x / y
+    if documents < 2:
         return Estimate(value, None, None)
-    residuals = counts - value * sizes
-    reach = Z * math.sqrt(float((residuals**2).sum()) * sample / (sample - 1)) / size
+    residuals = max(0.0, xx - 2 * value * xy + value**2 * yy)
+    reach = Z * math.sqrt(residuals * documents / (documents - 1)) / y
     return Estimate(value, value - reach, value + reach)
 
 
