@@ -184,6 +184,8 @@ class AuditSection(Section):
     """A TOML file of terms for groups of people, in the layout of the package's own; without it, that one. As a path of `files`."""
     window: Positive = 10
     """Words on either side of a term that count as beside it."""
+    catalogues: str = "/usr/share/locale"
+    """Translation catalogues from which languages are learnt, as in the step `language`."""
 
 
 class CorpusSection(Section):

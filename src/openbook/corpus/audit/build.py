@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from openbook.corpus.audit import lexicons
-from openbook.corpus.audit.scan import LANGUAGE, SCAN, VERSION, read
+from openbook.corpus.audit.scan import SCAN, VERSION, read
 from openbook.corpus.audit.summary import summary
 from openbook.corpus.audit.tally import Looked, Part, Removed, Tally, beside
 from openbook.corpus.audit.terms import BUNDLED, Terms, load
@@ -18,11 +18,13 @@ from openbook.corpus.engine import each
 from openbook.corpus.sources.files import locate
 from openbook.corpus.steps import Shard, language
 from openbook.corpus.steps.parts import Bools
+from openbook.corpus.steps.step import Prepared
 from openbook.corpus.steps.trail import NAME as TRAIL
 from openbook.corpus.steps.trail import Trail, read_trail
 from openbook.errors import InputError
 from openbook.files import remove, sha256_json, write_text, written_aside
 from openbook.progress import track
+from openbook.recipe_steps import LanguageStep
 from openbook.run import Outcome, Run, Stage
 
 WORK = "audit.work"
@@ -41,7 +43,7 @@ def parameters(run: Run) -> Any:
         "terms": load(terms_of(run)).sha256,
         "window": run.recipe.corpus.audit.window,
         "lexicons": lexicons.facts(),
-        "languages": _model_name(),
+        "languages": _languages(run)[0],
     }
 
 
@@ -62,26 +64,32 @@ def build(run: Run) -> Outcome:
 
 
 def _headline(audit: dict[str, Any], terms: Terms) -> dict[str, int]:
-    return {"groups": len(terms.groups), "comparisons": audit["comparisons"], "disparities": sum(row["q"] < 0.05 for row in audit["disparity"])}
+    return {
+        "groups": len(terms.groups),
+        "comparisons": audit["comparisons"],
+        "disparities": sum(row["q"] < 0.05 for row in audit["disparity"]),
+    }
 
 
-def _model_name() -> str:
-    prepared = language.prepare(None, LANGUAGE)  # type: ignore[arg-type]  # it learns from catalogues, not from the corpus
-    return sha256_json([language.STEP.name, language.STEP.version, LANGUAGE.measured(), prepared.facts])
+def _languages(run: Run) -> tuple[str, Prepared]:
+    """The name of the model of the step `language`, and what makes it."""
+    settings = LanguageStep(step="language", keep=["en"], catalogues=run.recipe.corpus.audit.catalogues)
+    prepared = language.prepare(None, settings)  # type: ignore[arg-type]  # it learns from catalogues, not from the corpus
+    return sha256_json([language.STEP.name, language.STEP.version, settings.measured(), prepared.facts]), prepared
 
 
 def _model(run: Run) -> tuple[Path | None, str | None]:
-    """The model of the step `language`, which the corpus may have made already, or why there is none."""
-    name = f"{_model_name()}.model"
+    """The model, which the corpus may have made already, or why there is none."""
+    name, prepared = _languages(run)
     for folder in (run.path / "corpus.work", run.path / WORK):
-        if (folder / name).exists():
-            return folder / name, None
+        if (folder / f"{name}.model").exists():
+            return folder / f"{name}.model", None
     try:
-        with written_aside(run.path / WORK / name) as aside:
-            language.prepare(None, LANGUAGE).write(aside)  # type: ignore[arg-type]
+        with written_aside(run.path / WORK / f"{name}.model") as aside:
+            prepared.write(aside)
     except InputError as error:
         return None, str(error)
-    return run.path / WORK / name, None
+    return run.path / WORK / f"{name}.model", None
 
 
 def _lineage(run: Run) -> tuple[Trail, dict[str, Path]]:

@@ -21,7 +21,10 @@ def facts() -> dict[str, Any]:
         try:
             found[use] = {"package": package, "version": version(package)}
         except PackageNotFoundError:
-            found[use] = {"package": package, "missing": f"the package {package} is not installed; `pip install 'openbook[filters]'` brings it"}
+            found[use] = {
+                "package": package,
+                "missing": f"the package {package} is not installed; `pip install 'openbook[filters]'` brings it",
+            }
     return found
 
 

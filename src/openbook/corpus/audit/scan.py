@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from openbook.corpus.audit import lexicons
 from openbook.corpus.audit.terms import Terms, load
 from openbook.corpus.steps import language, pii
-from openbook.corpus.steps.parts import I64, Batch, Bools, F64
+from openbook.corpus.steps.parts import F64, I64, Batch, Bools
 from openbook.corpus.steps.shards import batches
 from openbook.files import written_aside
 from openbook.recipe_steps import LanguageStep, PiiStep
@@ -37,6 +37,7 @@ UNSURE = 0.5
 YEAR = "^(1[5-9][0-9][0-9]|20[0-9][0-9])$"
 PII = PiiStep(step="pii", policy="keep")
 LANGUAGE = LanguageStep(step="language", keep=["en"])
+"""For how much of a text is looked at; nothing is removed here."""
 
 DOCUMENTS, GROUPS, BESIDE, YEARS = "documents", "groups", "beside", "years"
 TABLES = (DOCUMENTS, GROUPS, BESIDE, YEARS)
@@ -269,15 +270,18 @@ def _beside(words: _Words, mentions: Sequence[_Mentions], terms: Terms, window: 
     own = np.searchsorted(known, words.texts[place] * count + group_of)
     valence = _valences(words)[words.lower[place]]
     valued = ~np.isnan(valence)
-    sums = lambda weights: np.bincount(own, weights=weights, minlength=len(known))  # noqa: E731
+
+    def sums(weights: F64) -> F64:
+        return np.bincount(own, weights=weights, minlength=len(known)).astype(np.float64)
+
     groups = pa.table(
         {
             "row": known // count,
             "group": known % count,
             "mentions": np.bincount(which, minlength=len(known)).astype(np.int64),
             "beside": np.bincount(own, minlength=len(known)).astype(np.int64),
-            "valenced": sums(valued).astype(np.int64),
-            "valence": sums(np.where(valued, valence, 0.0)).astype(np.float64),
+            "valenced": sums(valued.astype(np.float64)).astype(np.int64),
+            "valence": sums(np.where(valued, valence, 0.0)),
         }
     )
     keys, counts = np.unique(own * max(1, len(kinds)) + words.lower[place], return_counts=True)

@@ -63,13 +63,14 @@ def ratio(hits: int, total: int, others: int, of: int) -> Estimate | None:
 
 def stratified(hits: F64, total: F64, others: F64, of: F64) -> Estimate | None:
     """The difference of two shares among documents of the same stratum: (strata,) each. Mantel and Haenszel's weights, Sato's variance
-    (Sato 1989; Klingenberg 2014, equation 3), which holds for few large strata and for many small ones. None where no stratum has both."""
+    (Sato 1989; Klingenberg 2014), which holds for few large strata and for many small ones. None where no stratum has both, or none
+    a hit."""
     both = total + of
     use = (total > 0) & (of > 0)
     hits, total, others, of, both = hits[use], total[use], others[use], of[use], both[use]
-    weight = float((total * of / both).sum())
-    if weight == 0:
+    if not (hits + others).sum():
         return None
+    weight = float((total * of / both).sum())
     value = float(((hits * of - others * total) / both).sum()) / weight
     p = float(((total**2 * others - of**2 * hits + total * of * (of - total) / 2) / both**2).sum())
     q = float(((hits * (of - others) + others * (total - hits)) / (2 * both)).sum())
@@ -86,7 +87,9 @@ def fisher(hits: int, total: int, others: int, of: int) -> float:
     if not low <= hits <= high:
         return 0.0
     each = np.arange(low, high)
-    steps = np.log((total - each) * (drawn - each)) - np.log((each + 1.0) * (of - drawn + each + 1.0))  # from one number of hits to the next
+    steps = np.log((total - each) * (drawn - each)) - np.log(
+        (each + 1.0) * (of - drawn + each + 1.0)
+    )  # from one number of hits to the next
     logs = np.concatenate((np.zeros(1), np.cumsum(steps)))
     chances = np.exp(logs - logs.max())
     here = chances[hits - low]
@@ -104,10 +107,10 @@ def false_discovery(p: Sequence[float]) -> list[float]:
     return found.tolist()
 
 
-def rate(documents: int, moments: Sequence[float]) -> Estimate | None:
+def rate(documents: int, moments: Sequence[float] | F64) -> Estimate | None:
     """sum(x) / sum(y) over documents, with the interval of a ratio of two sums that vary together: documents are the sample, not words
-    (Cochran 1977, section 6.3). `moments` are the sums of x, y, x², xy, y². None of nothing; without ends for one document."""
-    x, y, xx, xy, yy = moments
+    (Cochran 1977, chapter 6). `moments` are the sums of x, y, x², xy, y². None of nothing; without ends for one document."""
+    x, y, xx, xy, yy = map(float, moments)
     if y == 0:
         return None
     value = x / y
@@ -121,7 +124,7 @@ def rate(documents: int, moments: Sequence[float]) -> Estimate | None:
 def log_odds(ours: F64, theirs: F64, prior: F64) -> tuple[F64, F64]:
     """How much rather a word is among ours than among theirs: (delta, standard error), (words,) each, in natural logarithms of odds.
 
-    Counts of words (words,), and a prior in counts, all above 0 (Monroe, Colaresi and Quinn 2008, equations 16 and 20): a word is taken to
+    Counts of words (words,), and a prior in counts, all above 0 (Monroe, Colaresi and Quinn 2008): a word is taken to
     be as common in both as in the prior until counts say otherwise. delta / error is their z-score.
     """
     weight = float(prior.sum())

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from openbook.corpus.audit import lexicons
 from openbook.corpus.audit.statistics import Z, difference, false_discovery, fisher, log_odds, rate, ratio, stratified, wilson
-from openbook.corpus.audit.tally import COUNTED, F64, PROFANE, Part, Removed, Tally, summed
+from openbook.corpus.audit.tally import COUNTED, PROFANE, Part, Removed, Tally, summed
 from openbook.corpus.audit.terms import Terms
+from openbook.corpus.steps.parts import F64, Bools
 
 VERSION = 1
 MILLION = 1e6
@@ -92,7 +93,9 @@ def _state(tally: Tally, names: Sequence[str]) -> Fact:
 
 def _per_million(documents: int, moments: F64) -> list[float | None] | None:
     found = rate(documents, moments)
-    return None if found is None else [None if end is None else float(f"{end * MILLION:.4g}") for end in (found.value, found.low, found.high)]
+    if found is None:
+        return None
+    return [None if end is None else float(f"{max(0.0, end) * MILLION:.4g}") for end in (found.value, found.low, found.high)]
 
 
 def _most(counts: Mapping[str, int]) -> dict[str, int]:
@@ -107,26 +110,31 @@ def _associations(table: pa.Table, names: Sequence[str], terms: Terms) -> dict[s
     Each has (delta, low, high), z, how often and in how many documents, and whether |z| clears what as many words would give by chance
     (Bonferroni).
     """
-    group, count, documents = (table.column(name).to_numpy() for name in ("group", "count", "documents"))
+    group = table.column("group").to_numpy()
+    count, documents = (table.column(name).to_numpy().astype(np.float64) for name in ("count", "documents"))
     coded = table.column("word").combine_chunks().dictionary_encode()
     word, words = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+
+    def sums(rows: Bools, values: F64) -> F64:
+        return np.bincount(word[rows], weights=values[rows], minlength=len(words)).astype(np.float64)
+
     found: dict[str, list[Fact]] = {}
     for category in terms.categories:
         members = [number for number, known in enumerate(terms.groups) if known.category == category]
         here = np.isin(group, members)
-        background = np.bincount(word[here], weights=count[here], minlength=len(words))
+        background = sums(here, count)
         use = np.flatnonzero(background)
         total = background.sum()
         for number in members:
             own = group == number
-            ours = np.bincount(word[own], weights=count[own], minlength=len(words))[use]
+            ours = sums(own, count)[use]
             theirs = background[use] - ours
             if len(use) < 2 or not ours.sum() or not theirs.sum():
                 continue
             delta, error = log_odds(ours, theirs, background[use] * PRIOR_WORDS / total)
-            there = np.bincount(word[own], weights=documents[own], minlength=len(words))[use]
-            best = np.argsort(-delta / error, kind="stable")
-            best = [place for place in best.tolist() if there[place] >= LEAST_DOCUMENTS and delta[place] > 0][:SHOWN_WORDS]
+            there = sums(own, documents)[use]
+            order = np.argsort(-delta / error, kind="stable").tolist()
+            best = [place for place in order if there[place] >= LEAST_DOCUMENTS and delta[place] > 0][:SHOWN_WORDS]
             found[names[number]] = [
                 {
                     "word": words[use[place]],

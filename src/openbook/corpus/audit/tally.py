@@ -100,7 +100,9 @@ class Tally:
         tally.licences = Counter(np.asarray(looked.licences, dtype=object)[alive].tolist())
         years = looked.findings.years
         kept = alive[years.column("row").to_numpy()]
-        for decade, count in zip(years.column("decade").to_numpy()[kept].tolist(), years.column("count").to_numpy()[kept].tolist(), strict=True):
+        for decade, count in zip(
+            years.column("decade").to_numpy()[kept].tolist(), years.column("count").to_numpy()[kept].tolist(), strict=True
+        ):
             tally.decades[decade] += count
         return tally
 
