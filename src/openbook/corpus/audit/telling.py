@@ -22,7 +22,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     if not rows:
         return [
             *told,
-            f"beyond chance, no filter removes documents that name a group more or less often ({audit['comparisons']} comparisons)",
+            f"beyond chance, no filter prefers or spares documents that name a group ({audit['comparisons']} comparisons)",
         ]
     told += [f"{'step':20}{'group':36}{'removed':>9}{'of others':>11}{'difference, 95 %':>25}{'same size and component':>27}"]
     for row in rows[:SHOWN]:
