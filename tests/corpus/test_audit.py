@@ -19,6 +19,7 @@ from openbook.corpus.audit import STAGE as AUDIT
 from openbook.corpus.audit import lines
 from openbook.corpus.audit.scan import look, read
 from openbook.corpus.audit.terms import BUNDLED, Terms, load
+from openbook.corpus.report import STAGE as REPORT
 from openbook.errors import InputError
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
@@ -219,6 +220,17 @@ def test_figures_of_a_rewritten_shard_are_those_of_its_texts(planted: tuple[Path
         assert all({tuple(sorted(row.items())) for row in getattr(one, name).to_pylist()} in known for one in looked)
 
 
+def test_the_report_and_the_datasheet_show_the_planted_disparity(planted: tuple[Path, Run, dict[str, Any]]) -> None:
+    run = planted[1]
+    with run.locked():
+        run.carry_out(REPORT)
+    page, sheet = ((run.path / name).read_text() for name in ("data-report.html", "DATASHEET.md"))
+    assert "religion/muslim" in page and "60 of 100, 60.0%" in page and "+50.0 [" in page
+    assert "<script" not in page and not re.search(r"(src|href)=.?(https?:)?//", page)
+    assert "profanity: religion/muslim, 60 of 100, 60.0% removed; of the others 30 of 300, 10.0%" in sheet
+    assert "**Under which licences?**\n\nCC0-1.0 100.0% of documents." in sheet and sheet.count("Not recorded") >= 6
+
+
 def test_nothing_is_looked_at_again_and_the_corpus_does_not_depend_on_it(planted: tuple[Path, Run, dict[str, Any]]) -> None:
     recipe, run, audit = planted
     before = {path.name: path.stat().st_mtime_ns for path in (run.path / "audit.work").iterdir()}
@@ -246,3 +258,4 @@ def test_a_corpus_that_names_nobody_says_so(tmp_path: Path) -> None:
     app.command("audit")(command)
     shown = CliRunner().invoke(app, [str(run.path), "--json"])
     assert shown.exit_code == 0 and json.loads(shown.stdout.splitlines()[-1]) == audit
+    assert "No document names any of the 3 groups" in (tmp_path / "run" / "data-report.html").read_text()

@@ -75,7 +75,7 @@ def stratified(hits: F64, total: F64, others: F64, of: F64) -> Estimate | None:
     p = float(((total**2 * others - of**2 * hits + total * of * (of - total) / 2) / both**2).sum())
     q = float(((hits * (of - others) + others * (total - hits)) / (2 * both)).sum())
     reach = Z * math.sqrt(max(0.0, value * p + q)) / weight
-    return Estimate(value, value - reach, value + reach)
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
 
 def fisher(hits: int, total: int, others: int, of: int) -> float:

@@ -41,12 +41,13 @@ def collect(run: Run) -> dict[str, Any]:
     steps = _json(run.path / "corpus" / "steps.json") or []
     first, last = audit["all"]["states"][0], audit["all"]["states"][-1]
     plot = sections.forest(audit)
+    removed = sections.removals(audit, steps)
     headline = [
         ("documents", count(last["documents"]), f"of {count(first['documents'])} read"),
         ("text", size(last["bytes"]), f"{count(last['words'])} words"),
+        ("steps", count(len(steps)), f"removed {count(sum(row['removed'] for row in removed))} documents"),
+        ("disparities", count(len(plot["rows"]) + plot["more"]), "pairs of a step and a group beyond chance"),
         ("components", count(sum(bool(part["train"]["documents"]) for part in figures.values())), f"{len(figures)} in the recipe"),
-        ("steps", count(len(steps)), f"removed {count(sum(row['removed'] for row in sections.removals(audit, steps)))} documents"),
-        ("disparities", count(len(plot["rows"]) + plot["more"]), f"of {count(plot['comparisons'])} comparisons, by component too"),
     ]
     return {
         "recipe": run.recipe,
@@ -54,15 +55,14 @@ def collect(run: Run) -> dict[str, Any]:
         "audit": audit,
         "components": sections.pile(run.recipe, figures, _json(run.path / MIXTURE)),
         "mixture": _json(run.path / MIXTURE),
-        "dropped": {name: part["dropped"] for name, part in figures.items()},
-        "steps": sections.removals(audit, steps),
+        "steps": removed,
         "bars": {key: sections.bars(audit, key) for key in ("languages", "licences", "decades")},
         "representation": sections.representation(audit),
         "forest": plot,
         "associations": sections.associations(audit),
         "counted": sections.counted(audit),
         "decisions": _json(run.path / "corpus" / "decisions.json") or [],
-        "hashes": {name: record["sha256"] for name in ("corpus",)},
+        "sha256": record["sha256"],
     }
 
 

@@ -13,6 +13,7 @@ CHANCE = 0.05
 SHOWN_DISPARITIES = 30
 SHOWN_BARS = 12
 SHOWN_LICENCES = 3
+OTHERS = "(others)"
 Fact = dict[str, Any]
 
 
@@ -77,7 +78,7 @@ def removals(audit: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> li
 def bars(audit: Mapping[str, Any], key: str) -> list[Fact]:
     """Shares as read and at the end, of languages, licences or decades: the largest as read."""
     first, last = audit["all"]["states"][0][key], audit["all"]["states"][-1][key]
-    names = sorted(first, key=lambda name: -first[name])[:SHOWN_BARS]
+    names = sorted(first, key=lambda name: (name == OTHERS, -first[name]))[:SHOWN_BARS]
     if key == "decades":
         names.sort()
     totals = sum(first.values()), sum(last.values())
@@ -85,7 +86,13 @@ def bars(audit: Mapping[str, Any], key: str) -> list[Fact]:
     rows = []
     for name in names:
         shares = [found.get(name, 0) / total if total else 0.0 for found, total in zip((first, last), totals, strict=True)]
-        rows.append({"name": f"{name}s" if key == "decades" else name, "widths": [round(100 * min(1.0, share / highest), 2) for share in shares], "shares": [percent(share) for share in shares]})
+        rows.append(
+            {
+                "name": f"{name}s" if key == "decades" else name,
+                "widths": [round(100 * min(1.0, share / highest), 2) for share in shares],
+                "shares": [percent(share) for share in shares],
+            }
+        )
     return rows
 
 
@@ -118,7 +125,7 @@ def _share(state: Mapping[str, Any] | None, highest: float) -> Fact:
         "reach": round(high - low, 2),
         "text": percent(state["share"][0], 2),
         "mentions": count(state["mentions"]),
-        "rate": count(rate),
+        "rate": "–" if rate is None else f"{rate:,.3g}",
         "valence": f"{state['valence'][0]:+.2f}" if state["valence"] else "–",
     }
 
@@ -168,4 +175,11 @@ def counted(audit: Mapping[str, Any]) -> list[Fact]:
         known = ends and ends[1] is not None
         return f"{ends[0]:,.4g} [{ends[1]:,.4g}, {ends[2]:,.4g}]" if known else "–"
 
-    return [{"kind": kind, "documents": [count(state[kind]["documents"]) for state in (first, last)], "rates": [shown(state[kind]) for state in (first, last)]} for kind in first]
+    return [
+        {
+            "kind": kind,
+            "documents": [count(state[kind]["documents"]) for state in (first, last)],
+            "rates": [shown(state[kind]) for state in (first, last)],
+        }
+        for kind in first
+    ]
