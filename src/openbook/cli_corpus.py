@@ -53,7 +53,7 @@ def build(
     on: Annotated[str | None, typer.Option(metavar="PLACE", help="here, ray, or ray://HOST:PORT; the same bytes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Gather, check, deduplicate and split the documents of a recipe, and nothing after that."""
+    """Gather, check, deduplicate and split the documents of a recipe, audit them, and write the data report and the datasheet."""
     from openbook.progress import say
     from openbook.recipe import load_recipe
     from openbook.run import open_run
@@ -64,10 +64,10 @@ def build(
     loaded, _ = load_recipe(recipe, [*(overrides or ()), *place])
     opened = open_run(out or Path("runs") / loaded.name, loaded, recipe)
     say(f"{recipe} -> {opened.path}")
-    _build(opened, False, as_json)
+    _build(opened, False, as_json, reports=True)
 
 
-def _build(opened: Any, again: bool, as_json: bool) -> None:
+def _build(opened: Any, again: bool, as_json: bool, reports: bool = False) -> None:
     from openbook.pipeline import update
     from openbook.words import count, size
 
@@ -79,7 +79,36 @@ def _build(opened: Any, again: bool, as_json: bool) -> None:
     result = {"run": str(opened.path), "stages": {"corpus": {"skipped": done.skipped, "seconds": done.seconds, **done.record["summary"]}}}
     words = "Nothing to do: the corpus is up to date." if done.skipped else f"corpus    done in {done.seconds:,.1f} s"
     counted = f"{count(documents)} documents, {size(text)} of text; {count(left_out)} texts were left out"
-    show(result, f"{words}\n{counted}\ndatasheet {opened.path / 'corpus' / 'DATASHEET.md'}", as_json)
+    written = _audited(opened, False) if reports else [str(opened.path / "corpus" / "DATASHEET.md")]
+    show(result | {"written": written}, f"{words}\n{counted}\nread {' and '.join(written)}", as_json)
+
+
+def _audited(opened: Any, again: bool) -> list[str]:
+    """Brings the audit and what is rendered from it up to date; returns the paths of the data report and the datasheet."""
+    from openbook.corpus.audit import STAGE
+    from openbook.corpus.report import STAGE as REPORT
+
+    with opened.locked():
+        for stage in (STAGE, REPORT):
+            if again or not opened.is_current(stage):
+                opened.carry_out(stage)
+    return [str(opened.path / name) for name in opened.stage_record(REPORT.name)["artifacts"]]
+
+
+@corpus.command()
+def audit(
+    run: RunArgument,
+    again: Annotated[bool, typer.Option("--again", help="Do it again even if nothing has changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Audit the corpus of a run (whom it is about, whom its filters remove), and write its data report and datasheet."""
+    from openbook.corpus.audit import STAGE, lines
+    from openbook.run import Run
+
+    opened = Run(run)
+    written = _audited(opened, again)
+    found = json.loads(opened.verified(STAGE.name, "corpus/audit.json").read_bytes())
+    show(found, "\n".join([*lines(found), f"wrote {' and '.join(written)}"]), as_json)
 
 
 @corpus.command()

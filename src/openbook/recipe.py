@@ -288,7 +288,7 @@ class Recipe(Section):
     def shaping(self) -> dict[str, Any]:
         """The values that shape the weights: all but how a training is watched and how its result is measured."""
         parts = self.model_dump(mode="json", include={"seed", "corpus", "tokenizer", "model", "train"})
-        corpus = {key: value for key, value in parts["corpus"].items() if key != "engine"}
+        corpus = {key: value for key, value in parts["corpus"].items() if key not in ("engine", "audit")}
         return parts | {"corpus": corpus, "train": {key: value for key, value in parts["train"].items() if key not in WATCHING}}
 
 

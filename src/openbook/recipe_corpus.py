@@ -178,6 +178,17 @@ class HubComponent(ReadComponent):
 AnyComponent = Annotated[MachineComponent | FilesComponent | GitComponent | UrlComponent | HubComponent, Field(discriminator="source")]
 
 
+class AuditSection(Section):
+    """How the corpus is audited; see docs/corpus.md. Nothing here changes a byte of the corpus."""
+
+    terms: str | None = None
+    """A TOML file of terms for groups of people, in the layout of the package's own; without it, that one. As a path of `files`."""
+    window: Positive = 10
+    """Words on either side of a term that count as beside it."""
+    catalogues: str = "/usr/share/locale"
+    """Translation catalogues from which languages are learnt, as in the step `language`."""
+
+
 class CorpusSection(Section):
     components: Annotated[dict[Name, AnyComponent], Field(min_length=1)]
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -188,6 +199,7 @@ class CorpusSection(Section):
     decisions: list[AnyDecision] = []
     """What was decided about the texts, why, and on what evidence; see docs/corpus.md."""
     engine: EngineSection = EngineSection()
+    audit: AuditSection = AuditSection()
 
     @model_validator(mode="after")
     def _decisions_about_what_is_there(self) -> CorpusSection:

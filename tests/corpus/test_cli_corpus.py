@@ -99,8 +99,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_build_does_the_corpus_stage_only_and_only_once(built: Path, corpus: Command) -> None:
-    assert list(json.loads((built / "manifest.json").read_bytes())["stages"]) == ["corpus"]
+def test_build_audits_as_well_and_does_it_once(built: Path, corpus: Command) -> None:
+    assert list(json.loads((built / "manifest.json").read_bytes())["stages"]) == ["corpus", "corpus-audit", "corpus-report"]
+    assert (built / "data-report.html").stat().st_size and (built / "DATASHEET.md").stat().st_size
     status, out, _ = corpus("build", built.parent / "looked-at.toml", "--out", built)
     assert status == 0 and "Nothing to do" in out and "texts were left out" in out
     status, out, _ = corpus(built, "--json")

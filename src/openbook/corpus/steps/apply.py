@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from openbook.corpus.engine import each
 from openbook.corpus.sources.files import locate
 from openbook.corpus.steps.decontaminate import folder_of, set_files
-from openbook.corpus.steps.parts import Bools
 from openbook.corpus.steps.registry import STEPS
 from openbook.corpus.steps.shards import about, batches, facts_of, shard_path, texts_of
 from openbook.corpus.steps.step import Joined, Removal, Sketch, Step, Verdict, table_rules
+from openbook.corpus.steps.trail import NAME as TRAIL
+from openbook.corpus.steps.trail import Shard, write_trail
 from openbook.corpus.steps.work import ANNOTATE, REWRITE
 from openbook.documents import Document, Dropped, Split, Trace
 from openbook.errors import InputError
@@ -37,15 +38,6 @@ from openbook.recipe_steps import AnyStep, DecontaminateStep, EngineSection
 INDEX = "index.json"
 """Of the work folder: which annotation is of which shard."""
 NOTHING_LEFT = "nothing left"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of rows, and which of them are still in the corpus: (rows,)."""
-
-    key: str
-    component: str
-    alive: Bools
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Steps:
     def apply(self, steps: Sequence[AnyStep], shards: list[Shard], recipe_folder: Path) -> list[Shard]:
         """The shards as they are after all steps. Raises InputError if a step leaves nothing of a component."""
         steps = [_at_home(settings, recipe_folder) for settings in steps]
-        done = 0
+        done, trail = 0, [shards]
         with track("steps", len(steps)) as bar:
             while done < len(steps):
                 together = _together(steps[done:])
@@ -95,7 +87,10 @@ class Steps:
                 self._annotate(jobs, shards)
                 for job in jobs:
                     shards = self._carry_out(job, shards)
+                    trail.append(shards)
                 done += len(jobs)
+        write_trail(self.folder, trail)
+        self.used.add(TRAIL)
         return shards
 
     def tidy(self, shards: Sequence[Shard]) -> None:
