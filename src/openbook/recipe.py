@@ -186,6 +186,10 @@ class TrainSection(Section):
     microbatches: Positive = 1
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
     ramp: RampSection | None = None
+    packing: Literal["stream", "best-fit"] = "stream"
+    """How documents fill rows: one after another, wherever rows end; or so that hardly any is cut that fits a row."""
+    documents: Literal["joined", "masked"] = "joined"
+    """masked: attention sees nothing of the other documents in a row, and positions start again with each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Literal["keep", "selective", "full"] = "keep"
     """What the backward pass computes again to save memory: nothing, all but matrix products, or everything inside a layer."""

@@ -8,6 +8,7 @@ document each is, so that every token traces back to a document, its component, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -74,12 +75,26 @@ class Shard:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """The position after each document's last token. Raises OpenbookError if they are not those of this shard."""
+        path = self.path.with_suffix(".idx")
+        try:
+            ends = np.fromfile(path, dtype="<u8").astype(np.int64)
+        except OSError as error:
+            raise OpenbookError(f"{path}: cannot be read ({error.strerror})") from None
+        if (np.diff(ends, prepend=0) <= 0).any() or (ends[-1] if len(ends) else 0) != len(self):
+            raise OpenbookError(f"{path}: is not the index of the {len(self):,} tokens beside it")
+        return ends
+
+    @cached_property
+    def documents(self) -> pa.Table:
+        return pq.read_table(self.path.with_suffix(".documents.parquet"))
+
     def document_of(self, position: int) -> dict[str, object]:
         """The row of `documents.parquet` for the document that a token position lies in. Raises IndexError outside the shard."""
         if not 0 <= position < len(self):
             raise IndexError(f"{self.path}: holds {len(self)} tokens; there is no position {position}")
-        ends = np.fromfile(self.path.with_suffix(".idx"), dtype="<u8")
-        row = int(np.searchsorted(ends, position, side="right"))
-        table = pq.read_table(self.path.with_suffix(".documents.parquet"))
-        found: dict[str, object] = table.slice(row, 1).to_pylist()[0]
+        row = int(np.searchsorted(self.ends, position, side="right"))
+        found: dict[str, object] = self.documents.slice(row, 1).to_pylist()[0]
         return found
