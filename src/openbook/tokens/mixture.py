@@ -88,7 +88,7 @@ def _why(mixture: Plan, name: str, needed: int) -> str:
         return "rows are whole, and these are few"
     place = mixture.names.index(name)
     if not mixture.spans[0].quotas[place]:
-        return f"a block of {mixture.block} rows has no place for so little; more text makes larger blocks"
+        return f"its share, or what max_epochs allows, is less than a row in each block of {mixture.block} rows"
     ended = next((span for span in mixture.spans if not span.quotas[place]), None)
     if ended and ended.first_block * mixture.block < needed:
         return f"at its max_epochs after {ended.first_block * mixture.block / needed:.0%} of the training; the others take its place"
