@@ -11,10 +11,11 @@ import numpy.typing as npt
 from openbook.errors import InputError
 from openbook.recipe import Recipe
 from openbook.run import Run
+from openbook.tokens.encode import dtype_for
 from openbook.tokens.order import Order
 from openbook.tokens.packing import BestFit, Packing, Stream, segments_of, tokens_of
 from openbook.tokens.plan import plan
-from openbook.tokens.shards import Shard, dtype_for
+from openbook.tokens.shards import Shard
 
 
 class Rows:

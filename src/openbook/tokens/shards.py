@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openbook.documents import Document
 from openbook.errors import OpenbookError
 from openbook.files import written_aside
-from openbook.model.tokenizer import Tokenizer
+from openbook.tokens.encode import Encoded
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -33,34 +32,30 @@ INDEX_SCHEMA = pa.schema(
         ("end", pa.int64()),
     ]
 )
-BATCH = 64
 
 
-def dtype_for(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-    return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
-
-
-def write_shard(folder: Path, name: str, documents: Iterable[Document], tokenizer: Tokenizer, threads: int) -> Iterator[int]:
+def write_shard(folder: Path, name: str, parts: Iterable[Encoded], dtype: np.dtype[Any]) -> Iterator[int]:
     """Writes one shard, yielding the text bytes done so far; a generator, so that the caller can show progress."""
-    dtype = dtype_for(tokenizer.vocab_size)
-    rows: list[dict[str, object]] = []
     position = done = 0
-    with written_aside(folder / f"{name}.bin") as aside, aside.open("wb") as file:
-        source = iter(documents)
-        while batch := list(islice(source, BATCH)):
-            encoded = tokenizer.encode_batch([document.text for document in batch], threads)
-            for document, ids in zip(batch, encoded, strict=True):
-                ids.append(tokenizer.end_of_document)
-                np.asarray(ids, dtype=dtype).tofile(file)
-                facts = {"id": document.id, "component": document.component, "licence": document.licence, "origin": document.origin}
-                rows.append({**facts, "bytes": document.bytes, "start": position, "end": position + len(ids)})
-                position += len(ids)
-                done += document.bytes
+    ends: list[npt.NDArray[np.int64]] = []
+    with (
+        written_aside(folder / f"{name}.bin") as ids_path,
+        written_aside(folder / f"{name}.documents.parquet") as documents_path,
+        ids_path.open("wb") as file,
+        pq.ParquetWriter(documents_path, INDEX_SCHEMA, compression="zstd") as table,
+    ):
+        for part in parts:
+            part.ids.astype(dtype, copy=False).tofile(file)
+            stops = position + np.cumsum(part.lengths, dtype=np.int64)
+            starts = [position, *stops[:-1].tolist()]
+            rows = [{**fact, "start": a, "end": b} for fact, a, b in zip(part.facts, starts, stops.tolist(), strict=True)]
+            table.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
+            ends.append(stops)
+            position += len(part.ids)
+            done += sum(fact["bytes"] for fact in part.facts)
             yield done
-    with written_aside(folder / f"{name}.idx") as aside:
-        np.asarray([row["end"] for row in rows], dtype="<u8").tofile(aside)
-    with written_aside(folder / f"{name}.documents.parquet") as aside:
-        pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), aside, compression="zstd")
+    with written_aside(folder / f"{name}.idx") as path:
+        np.concatenate([np.empty(0, np.int64), *ends]).astype("<u8").tofile(path)
 
 
 class Shard:
