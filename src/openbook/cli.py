@@ -18,7 +18,7 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_logbook import logbook
-from openbook.cli_tokens import mixture_lines
+from openbook.cli_tokens import mixture_lines, tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
+app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[

@@ -27,6 +27,8 @@ from openbook.section import Name, Positive, Rate, Section, Share
 class TokenizerSection(Section):
     kind: Literal["bpe", "characters"] = "bpe"
     """Byte-level BPE, or the characters of the training text, for comparisons with what was measured on characters."""
+    file: str | None = None
+    """A tokenizer.json to use; without it, the vocabulary is learnt. A relative path starts at the recipe's folder."""
     vocab_size: Annotated[int, Field(ge=3, le=1_000_000)]
     """With the special tokens; with `characters`, exactly as many as there are."""
     special_tokens: list[str] = ["<|endoftext|>"]

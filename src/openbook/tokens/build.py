@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from openbook.documents import groups_in, read_documents
-from openbook.files import remove
-from openbook.model.tokenizer import Tokenizer
+from openbook.errors import InputError
+from openbook.files import remove, sha256_file
+from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.progress import track
 from openbook.run import Outcome, Run, Stage
 from openbook.tokens.encode import Group, dtype_for, encode_all, processes_for
-from openbook.tokens.shards import write_shard
+from openbook.tokens.shards import SPLITS, write_shard
 from openbook.tokens.vocabulary import learn
-
-SPLITS = ("train", "valid")
 
 
 def _interleaved(paths: list[Path], sizes: list[int]) -> Iterator[str]:
@@ -42,7 +41,9 @@ def build(run: Run) -> Outcome:
     names = [name for name, figure in figures.items() if figure["train"]["documents"]]
     sources = {(name, split): run.verified("corpus", f"corpus/{name}/{split}.parquet") for name in names for split in SPLITS}
     paths = [sources[name, "train"] for name in names]
-    tokenizer = learn(_interleaved(paths, [figures[name]["train"]["bytes"] for name in names]), run.recipe.tokenizer)
+    given = run.recipe.tokenizer.file
+    sizes = [figures[name]["train"]["bytes"] for name in names]
+    tokenizer = _given(run, given) if given else learn(_interleaved(paths, sizes), run.recipe.tokenizer)
     tokenizer.save(run.path / "tokenizer" / "tokenizer.json")
     remove(run.path / "tokens")  # components of an earlier recipe
     _write(run, sources, tokenizer, sum(figures[name][split]["bytes"] for name, split in sources))
@@ -52,6 +53,27 @@ def build(run: Run) -> Outcome:
         tokens = (run.path / "tokens" / split / f"{name}.bin").stat().st_size // width
         counts[name][split] = {"tokens": tokens, "bytes_per_token": round(size / tokens, 4) if tokens else None}
     return Outcome(["tokenizer", "tokens"], {"vocab_size": tokenizer.vocab_size, "components": counts})
+
+
+def _given(run: Run, file: str) -> Tokenizer:
+    """The tokenizer that the recipe names. Raises InputError if it is not the one that the recipe describes."""
+    path, section = run.recipe_folder / file, run.recipe.tokenizer
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size != section.vocab_size or list(tokenizer.special_tokens) != section.special_tokens:
+        raise InputError(
+            f"{path}: has {tokenizer.vocab_size} tokens, of which {list(tokenizer.special_tokens)} are special; "
+            f"the recipe says tokenizer.vocab_size = {section.vocab_size} and special_tokens = {section.special_tokens}"
+        )
+    if sorted([*tokenizer.ranks.values(), *tokenizer.special_tokens.values()]) != list(range(tokenizer.vocab_size)):
+        raise InputError(f"{path}: its ids are not 0 to {tokenizer.vocab_size - 1} without a gap")
+    return tokenizer
+
+
+def parameters(run: Run) -> Any:
+    """The recipe's part, and which file it names."""
+    section = run.recipe.tokenizer.model_dump(mode="json", exclude_none=True)
+    path = run.recipe_folder / (run.recipe.tokenizer.file or "")
+    return section | ({"sha256": sha256_file(path)} if path.is_file() else {})
 
 
 def _write(run: Run, sources: Mapping[tuple[str, str], Path], tokenizer: Tokenizer, total: int) -> None:
@@ -68,4 +90,4 @@ def _write(run: Run, sources: Mapping[tuple[str, str], Path], tokenizer: Tokeniz
             done += written
 
 
-STAGE = Stage("tokenize", 1, ("corpus",), lambda run: run.recipe.tokenizer.model_dump(mode="json"), build)
+STAGE = Stage("tokenize", 1, ("corpus",), parameters, build)

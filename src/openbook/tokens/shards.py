@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openbook.errors import OpenbookError
+from openbook.errors import InputError, OpenbookError
 from openbook.files import written_aside
-from openbook.tokens.encode import Encoded
+from openbook.run import Run
+from openbook.tokens.encode import Encoded, dtype_for
 
+SPLITS = ("train", "valid")
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -93,3 +95,19 @@ class Shard:
         row = int(np.searchsorted(self.ends, position, side="right"))
         found: dict[str, object] = self.documents.slice(row, 1).to_pylist()[0]
         return found
+
+
+def opened_shards(run: Run) -> dict[str, dict[str, Shard]]:
+    """All shards of a run, by split and component, every byte checked. Raises OpenbookError if one is not what the manifest records."""
+    record = run.stage_record("tokenize")
+    if record is None:
+        raise InputError(f"{run.path}: has no tokens yet; `openbook tokenize {run.path}` makes them")
+    for name in record["artifacts"]:
+        if name.endswith(".idx"):
+            run.verified("tokenize", name)
+    dtype = dtype_for(run.recipe.tokenizer.vocab_size)
+    paths = {split: [name for name in record["artifacts"] if name.startswith(f"tokens/{split}/")] for split in SPLITS}
+    found = {split: [run.verified("tokenize", name) for name in names if name.endswith(".bin")] for split, names in paths.items()}
+    order = list(run.recipe.corpus.components)
+    by_component = {split: sorted(files, key=lambda path: order.index(path.stem)) for split, files in found.items()}
+    return {split: {path.stem: Shard(path, dtype) for path in files} for split, files in by_component.items()}
