@@ -220,6 +220,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     assert "then 0" in done.stdout, done.stderr
 
 
+@pytest.mark.alone
 def test_help_answers_at_once() -> None:
     command = [sys.executable, "-m", "openbook.cli", "--help"]
     best = min(_seconds(command) for _ in range(4))

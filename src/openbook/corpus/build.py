@@ -11,7 +11,7 @@ from typing import Any
 
 from openbook.corpus.raw import RawText
 from openbook.corpus.sources import facts, read
-from openbook.corpus.steps import Shard, ShardWriter, Steps, evaluation_files, first_shards, survivors, versions
+from openbook.corpus.steps import Shard, ShardWriter, Steps, first_shards, outside_files, survivors, versions
 from openbook.documents import Document, DocumentWriter, Dropped, Split, document_id, is_held_out, write_dropped
 from openbook.errors import InputError
 from openbook.files import remove, write_json, write_text
@@ -71,7 +71,7 @@ def parameters(run: Run) -> Any:
     if not section.steps:
         return whole
     steps = [step.model_dump(mode="json") for step in section.steps]
-    return whole | {"steps": steps, "versions": versions(section.steps), "evaluation": evaluation_files(section.steps, run.recipe_folder)}
+    return whole | {"steps": steps, "versions": versions(section.steps), "outside": outside_files(section.steps, run.recipe_folder)}
 
 
 def build(run: Run) -> Outcome:

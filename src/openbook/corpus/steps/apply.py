@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openbook.corpus.engine import each
+from openbook.corpus.sources.files import locate
 from openbook.corpus.steps.decontaminate import folder_of, set_files
 from openbook.corpus.steps.parts import Bools
 from openbook.corpus.steps.registry import STEPS
@@ -253,15 +254,18 @@ def _require_some(job: _Job, before: Sequence[Shard], after: Sequence[Shard], re
 
 def _at_home(settings: AnyStep, recipe_folder: Path) -> AnyStep:
     """With the paths that the recipe gives, from its own folder."""
-    if isinstance(settings, DecontaminateStep) and settings.data:
-        return settings.model_copy(update={"data": str(recipe_folder / Path(settings.data).expanduser())})
-    return settings
+    given = {key: value for key in ("data", "model", "word_list") if (value := getattr(settings, key, None))}
+    where = f"corpus.steps: step {settings.step}: "
+    return settings.model_copy(update={key: str(locate(value, recipe_folder, where + key)) for key, value in given.items()})
 
 
-def evaluation_files(steps: Sequence[AnyStep], recipe_folder: Path) -> list[list[object]]:
-    """What a later run compares to see whether evaluation sets changed: name, size and time of each."""
-    folders = [folder_of(step) for step in (_at_home(step, recipe_folder) for step in steps) if isinstance(step, DecontaminateStep)]
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for folder in folders for path in set_files(folder)]
+def outside_files(steps: Sequence[AnyStep], recipe_folder: Path) -> list[list[object]]:
+    """What a later run compares to see whether evaluation sets, models or lists changed: name, size and time of each."""
+    found: list[Path] = []
+    for step in (_at_home(step, recipe_folder) for step in steps):
+        found += set_files(folder_of(step)) if isinstance(step, DecontaminateStep) else []
+        found += [Path(value) for key in ("model", "word_list") if (value := getattr(step, key, None))]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
 
 
 def versions(steps: Sequence[AnyStep]) -> dict[str, int]:
