@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STAGES = {
     "corpus": "openbook.corpus",
     "tokenize": "openbook.tokens",
-    "mixture": "openbook.tokens.mixture",
+    "mixture": "openbook.mixture",
     "train": "openbook.train",
     "evaluate": "openbook.evaluate",
     "export": "openbook.export",

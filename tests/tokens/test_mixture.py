@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from openbook.cli_tokens import mixture_lines
 from openbook.errors import InputError
 from openbook.files import sha256_file
+from openbook.mixture import by_language, table
 from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 from openbook.tokens import Order
-from openbook.tokens.mixture import table
 from openbook.tokens.order import Mixture, Targets, key, permute, webster
 from tiny import RECIPE, write_recipe
 
@@ -145,3 +145,16 @@ def test_another_weight_makes_the_table_anew_and_no_token(tokenized: Run, tmp_pa
     assert [item.skipped for item in done] == [True, True, False]
     assert done[2].record["summary"]["components"]["prose"]["weight"] == pytest.approx(5 / 6, abs=0.02)
     assert sha256_file(run.path / "tokens" / "train" / "prose.bin") == before
+
+
+def test_bytes_per_token_by_language(tokenized: Run) -> None:
+    """Every document is looked at here, so the parts add up to the whole."""
+    found = by_language(tokenized, lambda text: ("even" if len(text) % 2 else "odd", 1.0))
+    summary = (tokenized.stage_record("tokenize") or {})["summary"]["components"]
+    corpus = (tokenized.stage_record("corpus") or {})["summary"]["components"]
+    for name, languages in found.items():
+        assert set(languages) <= {"even", "odd"}
+        assert sum(figure["documents"] for figure in languages.values()) == corpus[name]["train"]["documents"]
+        assert sum(figure["tokens"] for figure in languages.values()) == summary[name]["train"]["tokens"]
+        assert sum(figure["bytes"] for figure in languages.values()) == corpus[name]["train"]["bytes"]
+    assert "bytes/token of prose by language: " in "\n".join(mixture_lines({**table(tokenized), "languages": found}))

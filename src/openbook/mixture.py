@@ -1,15 +1,29 @@
-"""The mixture stage: the table of The Pile for this run. The recipe gives weights, tokens or epochs; the other two follow."""
+"""The mixture stage: the table of The Pile for this run. The recipe gives weights, tokens or epochs; the other two follow.
+
+Where the recipe has a language step, its model also says how many bytes a token has in each language.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from openbook.files import write_json
+import numpy as np
+
+from openbook.corpus.steps import language
+from openbook.corpus.steps.fasttext import Identify
+from openbook.documents import read_documents
+from openbook.files import sha256_json, write_json
+from openbook.recipe_steps import LanguageStep
 from openbook.run import Outcome, Run, Stage
 from openbook.tokens.order import Mixture, Plan
 from openbook.tokens.rows import Rows
+from openbook.tokens.shards import opened_shards
 
+LOOKED_AT = 500
+"""About so many documents of a component are looked at for their languages."""
 NOTABLE = 0.02
 """A component that gets this much more or less than its share is told of."""
 
@@ -28,7 +42,6 @@ def table(run: Run) -> dict[str, Any]:
     recipe, context = run.recipe, rows.context
     rows.require()
     corpus = (run.stage_record("corpus") or {})["summary"]["components"]
-    encoded = (run.stage_record("tokenize") or {})["summary"]
     wanted = _shares(rows, recipe.corpus.measure)
     drawn, total = rows.drawn, sum(rows.drawn.values())
     components: dict[str, Any] = {}
@@ -58,7 +71,7 @@ def table(run: Run) -> dict[str, Any]:
         "context": context,
         "components": components,
         "all": {key: sum(part[key] for part in components.values()) for key in summed},
-        "languages": encoded.get("languages", {}),
+        "languages": {},
         "notes": list(_notes(rows, components)),
     }
 
@@ -96,8 +109,39 @@ def _why(mixture: Plan, name: str, needed: int) -> str:
     return "others are at their max_epochs, and it takes their place" if others else "its rows in a block are whole"
 
 
+def by_language(run: Run, identify: Identify) -> dict[str, Any]:
+    """Documents, bytes, tokens and bytes per token of each component's languages, the most common first, from documents chosen by hash."""
+    found: dict[str, Any] = {}
+    for name, shard in opened_shards(run)["train"].items():
+        share = LOOKED_AT / max(1, len(shard.ends))
+        tokens = dict(zip(shard.documents["id"].to_pylist(), np.diff(shard.ends, prepend=0).tolist(), strict=True))
+        figures: dict[str, dict[str, Any]] = {}
+        for document in read_documents(run.path / "corpus" / name / "train.parquet"):
+            if int(sha256_json(document.id)[:8], 16) / 2**32 < share:
+                language = identify(document.text)[0] or "none"
+                figure = figures.setdefault(language, {"documents": 0, "bytes": 0, "tokens": 0})
+                for key, value in (("documents", 1), ("bytes", document.bytes), ("tokens", tokens[document.id])):
+                    figure[key] += value
+        ranked = sorted(figures.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+        found[name] = {language: {**figure, "bytes_per_token": round(figure["bytes"] / figure["tokens"], 4)} for language, figure in ranked}
+    return found
+
+
+def _identifier(settings: LanguageStep, folder: Path) -> Identify:
+    """The step's own model, made anew."""
+    if settings.model:
+        settings = settings.model_copy(update={"model": str(folder / settings.model)})
+    with TemporaryDirectory() as aside:
+        language.prepare(None, settings).write(Path(aside) / "model")  # type: ignore[arg-type]  # it learns nothing from the corpus
+        whole = language.load(Path(aside) / "model")
+    return lambda text: whole(language.sample(text, settings.max_chars))
+
+
 def build(run: Run) -> Outcome:
     found = table(run)
+    step = next((step for step in run.recipe.corpus.steps if isinstance(step, LanguageStep)), None)
+    if step:
+        found["languages"] = by_language(run, _identifier(step, run.recipe_folder))
     write_json(run.path / "tokens" / "mixture.json", found)
     return Outcome(["tokens/mixture.json"], found)
 
