@@ -14,7 +14,8 @@ from openbook.documents import Document, DocumentWriter, document_id, groups_in
 from openbook.errors import OpenbookError
 from openbook.model.tokenizer import Tokenizer
 from openbook.recipe import TokenizerSection
-from openbook.tokens.encode import Group, encode_all, processes_for
+from openbook.tokens.encode import Group, dtype_for, encode_all, processes_for
+from openbook.tokens.shards import Shard, write_shard
 from openbook.tokens.vocabulary import learn
 from tiny import sentences
 
@@ -67,3 +68,12 @@ def test_a_megabyte_of_one_thing_takes_no_longer_than_a_megabyte_of_text(tokeniz
     ids = tokenizer.encode(text)
     assert time.process_time() - begin < 3
     assert tokenizer.decode(ids) == text
+
+
+def test_a_file_without_documents_makes_an_empty_shard(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with DocumentWriter(tmp_path / "none.parquet"):
+        pass
+    parts = encode_all([Group(tmp_path / "none.parquet", 0)], tokenizer, tmp_path / "tokenizer.json", 1)
+    assert list(write_shard(tmp_path, "none", parts, dtype_for(600))) == [0]
+    shard = Shard(tmp_path / "none.bin", dtype_for(600))
+    assert (len(shard), len(shard.ends), shard.documents.num_rows) == (0, 0, 0)

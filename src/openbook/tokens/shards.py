@@ -49,8 +49,9 @@ def write_shard(folder: Path, name: str, parts: Iterable[Encoded], dtype: np.dty
         for part in parts:
             part.ids.astype(dtype, copy=False).tofile(file)
             stops = position + np.cumsum(part.lengths, dtype=np.int64)
-            starts = [position, *stops[:-1].tolist()]
-            rows = [{**fact, "start": a, "end": b} for fact, a, b in zip(part.facts, starts, stops.tolist(), strict=True)]
+            starts = stops - np.asarray(part.lengths, dtype=np.int64)
+            places = zip(part.facts, starts.tolist(), stops.tolist(), strict=True)
+            rows = [{**fact, "start": start, "end": end} for fact, start, end in places]
             table.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA))
             ends.append(stops)
             position += len(part.ids)
