@@ -245,3 +245,25 @@ def test_every_documented_command_exists(openbook: Command) -> None:
         assert shown.status == 0, name
         for option in re.findall(r"(--[a-z][a-z-]*)", rest):
             assert option in shown.out, f"{name} {option}"
+
+
+def test_tokens_are_traced_and_go_out_and_in(openbook: Command, finished: Run, tmp_path: Path) -> None:
+    traced = openbook("tokens", "trace", finished.path, "--step", 2, "--row", 1, "--position", 5, "--json").json
+    assert traced["done"] is True and traced["token"]["id"] == traced["ids"][5]  # type: ignore[index]
+    assert "--step 99: the training has the steps 1 to 12" in complaint(
+        openbook("tokens", "trace", finished.path, "--step", 99, "--row", 0)
+    )
+    out = tmp_path / "out"
+    assert "train/prose.idx" in openbook("tokens", "export", finished.path, "--as", "megatron", "--out", out, "--json").json["files"]  # type: ignore[operator]
+    assert "exists already" in complaint(openbook("tokens", "export", finished.path, "--as", "nanogpt", "--out", out))
+    back = ("--as", "megatron", "--tokenizer", out / "tokenizer.json", "--out", tmp_path / "in")
+    assert openbook("tokens", "import", out / "train" / "prose.bin", *back, "--json").json["differ"] == 0
+    (out / "train" / "code.idx").write_bytes(b"MMIDIDX")
+    assert "code.idx: not an index of Megatron's" in complaint(
+        openbook("tokens", "import", out / "train" / "code.bin", *back[:-1], tmp_path / "x")
+    )
+
+
+def test_the_mixture_is_a_table(openbook: Command, copied: Path) -> None:
+    told = openbook("mixture", copied, "--again")
+    assert "effective" in told.out and "mean document" in told.out and "prose" in told.out
