@@ -19,6 +19,7 @@ import typer
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_corpus import corpus
 from openbook.cli_logbook import logbook
+from openbook.cli_tokens import mixture_lines, tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
+app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[
@@ -80,7 +82,7 @@ def run(
     accept_change: AcceptChange = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a run up to date with its recipe: corpus, tokenize, train, evaluate, export, report."""
+    """Bring a run up to date with its recipe: corpus, tokenize, mixture, train, evaluate, export, report."""
     from openbook.pipeline import up_to, update
     from openbook.progress import say
     from openbook.recipe import load_recipe
@@ -112,6 +114,8 @@ def _tell(opened: Any, stages: Iterable[Any], as_json: bool) -> None:
 def _closing_words(path: Path, done: list[Any]) -> str:
     lines = ["Nothing to do: every stage is up to date."] if all(item.skipped for item in done) else []
     for item in done:
+        if item.stage == "mixture" and not item.skipped:
+            lines += mixture_lines(item.record["summary"])
         if item.stage == "evaluate":
             lines += _score_lines(item.record["summary"])
         if item.stage == "export":
@@ -153,6 +157,12 @@ def _reason(given: str | None) -> str | None:
 def tokenize(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
     """Learn the vocabulary and pack the documents into token shards."""
     _one_stage(run, "tokenize", again, as_json)
+
+
+@app.command()
+def mixture(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
+    """Work out how often training reads what: The Pile's table, from weights, tokens or epochs."""
+    _one_stage(run, "mixture", again, as_json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -173,12 +173,28 @@ def rows_at(path: Path, rows: Sequence[int], columns: Sequence[str] | None = Non
     return found
 
 
+def groups_in(path: Path) -> int:
+    """Row groups of a file of documents. Raises OpenbookError that names a damaged file."""
+    with _readable(path), pq.ParquetFile(path) as file:
+        return int(file.num_row_groups)
+
+
+def read_group(path: Path, number: int) -> Iterator[Document]:
+    """The documents of one row group. Raises OpenbookError that names a damaged file."""
+    with _readable(path), pq.ParquetFile(path) as file:
+        for row in file.read_row_group(number).to_pylist():
+            yield Document(**row)
+
+
 def read_documents(path: Path) -> Iterator[Document]:
     """The documents of one file, a row group at a time. Raises OpenbookError that names a damaged file."""
+    for number in range(groups_in(path)):
+        yield from read_group(path, number)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    yield Document(**row)
+        yield
     except (pa.ArrowException, OSError, TypeError) as error:
         raise OpenbookError(f"{path}: cannot be read as documents ({str(error).splitlines()[0]})") from None

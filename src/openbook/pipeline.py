@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 STAGES = {
     "corpus": "openbook.corpus",
     "tokenize": "openbook.tokens",
+    "mixture": "openbook.mixture",
     "train": "openbook.train",
     "evaluate": "openbook.evaluate",
     "export": "openbook.export",
     "report": "openbook.report",
 }
-"""Names of the stages and the packages that hold them; a package is imported when its turn comes."""
+"""Names of the stages and the modules that hold them; one is imported when its turn comes."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from openbook.section import Name, Positive, Rate, Section, Share
 class TokenizerSection(Section):
     kind: Literal["bpe", "characters"] = "bpe"
     """Byte-level BPE, or the characters of the training text, for comparisons with what was measured on characters."""
+    file: str | None = None
+    """A tokenizer.json to use; without it, the vocabulary is learnt. A relative path starts at the recipe's folder."""
     vocab_size: Annotated[int, Field(ge=3, le=1_000_000)]
     """With the special tokens; with `characters`, exactly as many as there are."""
     special_tokens: list[str] = ["<|endoftext|>"]
@@ -186,6 +188,10 @@ class TrainSection(Section):
     microbatches: Positive = 1
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
     ramp: RampSection | None = None
+    packing: Literal["stream", "best-fit"] = "stream"
+    """How documents fill rows: one after another, wherever rows end; or so that hardly any is cut that fits a row."""
+    documents: Literal["joined", "masked"] = "joined"
+    """masked: attention sees nothing of the other documents in a row, and positions start again with each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Literal["keep", "selective", "full"] = "keep"
     """What the backward pass computes again to save memory: nothing, all but matrix products, or everything inside a layer."""

@@ -28,7 +28,7 @@ from openbook.errors import InputError
 from openbook.files import canonical_json, remove, write_json, write_text
 from openbook.progress import say, track
 from openbook.recipe import Recipe
-from openbook.recipe_corpus import AnyComponent, CorpusSection, MachineComponent, ReadComponent
+from openbook.recipe_corpus import MEASURES, AnyComponent, CorpusSection, MachineComponent, ReadComponent
 from openbook.run import Outcome, Run, Stage
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -131,7 +131,7 @@ def parameters(run: Run) -> Any:
     section = run.recipe.corpus
     found = {name: facts(part, run.recipe_folder, f"corpus.components.{name}") for name, part in section.components.items()}
     files = {name: state for name, state in found.items() if state}
-    mixing = {"weight", "max_epochs", "why", "published"}  # how often training sees a component, and why, changes nothing in what it is
+    mixing = {*MEASURES, "max_epochs", "why", "published"}  # how often training sees a component, and why, changes nothing in what it is
     named = {name: part.model_dump(mode="json", exclude=mixing) for name, part in section.components.items()}
     whole = {"components": named, "holdout": section.holdout, "max_document_bytes": section.max_document_bytes, "files": files}
     if section.decisions:

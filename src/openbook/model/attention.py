@@ -72,10 +72,10 @@ def _blocks(time: int, band: int | None, like: Tensor) -> Iterator[tuple[int, in
 
 
 class _Blockwise(torch.autograd.Function):
-    """query, key, value: (batch * heads, time, head_width), contiguous."""
+    """query, key, value: (batch * heads, time, head_width), contiguous; segments: (batch * heads, time) or None."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, band: int | None) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, band: int | None, segments: Tensor | None) -> Tensor:
         output, kept = torch.empty_like(query), []
         scale, nothing = query.shape[2] ** -0.5, query.new_empty(())
         for first, last, begin, masked, mask in _blocks(query.shape[1], band, query):
@@ -83,6 +83,8 @@ class _Blockwise(torch.autograd.Function):
                 keys = key[heads, begin:last].mT
                 scores = torch.baddbmm(nothing, query[heads, first:last], keys, beta=0, alpha=scale)  # (heads, rows, keys)
                 scores[:, :, masked - begin :] += mask
+                if segments is not None:
+                    scores.masked_fill_(segments[heads, first:last, None] != segments[heads, None, begin:last], -math.inf)
                 probabilities = torch.softmax(scores, -1)
                 torch.bmm(probabilities, value[heads, begin:last], out=output[heads, first:last])
                 kept.append(probabilities)
@@ -91,7 +93,7 @@ class _Blockwise(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, output, *kept = ctx.saved_tensors
         gradient = outputs[0].contiguous()
         scale, nothing = query.shape[2] ** -0.5, query.new_empty(())
@@ -105,32 +107,36 @@ class _Blockwise(torch.autograd.Function):
                 scores = torch.baddbmm(mean[heads, first:last], part, value[heads, begin:last].mT).mul_(probabilities)
                 torch.baddbmm(nothing, scores, key[heads, begin:last], beta=0, alpha=scale, out=by_query[heads, first:last])
                 by_key[heads, begin:last].add_(torch.bmm(scores.mT, query[heads, first:last]), alpha=scale)
-        return by_query, by_key, by_value, None
+        return by_query, by_key, by_value, None, None
 
 
 def _slices(heads: int) -> list[slice]:
     return [slice(start, start + HEADS) for start in range(0, heads, HEADS)]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, band: int | None = None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, band: int | None = None, segments: Tensor | None = None) -> Tensor:
     """Causal attention; a query sees `band` positions, its own included, or all before it.
 
     query: (batch, heads, time, head_width); key, value: (batch, kv_heads, past + time, head_width), of which the last `time` belong to
-    the queries. Returns the shape of query.
+    the queries. segments: (batch, time) numbers; a query sees keys of its own number only; not with a past. Returns the shape of query.
     """
     time, past = query.shape[2], key.shape[2] - query.shape[2]
     if query.device.type == "cpu" and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
-        return attend(query.float(), key.float(), value.float(), band).to(query.dtype)
+        return attend(query.float(), key.float(), value.float(), band, segments).to(query.dtype)
     grouped = query.shape[1] != key.shape[1]
     if query.device.type == "cpu" and query.dtype == torch.float32 and not past and time <= BLOCKWISE_CONTEXT:
         if grouped:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-        mixed: Tensor = _Blockwise.apply(*(part.contiguous().flatten(0, 1) for part in (query, key, value)), band)  # type: ignore[no-untyped-call]
+        by_head = None if segments is None else segments.repeat_interleave(query.shape[1], dim=0)  # (batch * heads, time)
+        flat = (part.contiguous().flatten(0, 1) for part in (query, key, value))
+        mixed: Tensor = _Blockwise.apply(*flat, band, by_head)  # type: ignore[no-untyped-call]
         return mixed.view(query.shape)
     whole = band is None or past + time <= band
-    if whole and (not past or time == 1):
+    if whole and segments is None and (not past or time == 1):
         return F.scaled_dot_product_attention(query, key, value, is_causal=not past, enable_gqa=grouped)
     mask = visible(past, time, band, query.device)
+    if segments is not None:
+        mask = mask & (segments[:, None, :, None] == segments[:, None, None, :])  # (batch, 1, time, time)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
 
 
@@ -148,7 +154,7 @@ class Attention(nn.Module):
             self.query_norm = RMSNorm(self.head_width, config.norm_eps)
             self.key_norm = RMSNorm(self.head_width, config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None = None) -> Tensor:
         batch, time, _ = x.shape
         query = self.query(x).view(batch, time, self.heads, self.head_width)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_width)
@@ -161,7 +167,7 @@ class Attention(nn.Module):
             query, key = rotate(self.query_norm(query), *rotary), rotate(self.key_norm(key), *rotary)
         if cache is not None:
             key, value = cache.append(key, value)  # (batch, kv_heads, past + time, head_width)
-        mixed = attend(query, key, value, self.band)  # (batch, heads, time, head_width)
+        mixed = attend(query, key, value, self.band, segments)  # (batch, heads, time, head_width)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1).to(x.dtype))
 
 

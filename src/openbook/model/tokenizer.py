@@ -66,13 +66,6 @@ class Tokenizer:
         self._require(text)
         return [identifier for piece in _pieces(text) for identifier in self._encoding.encode_ordinary(piece)]
 
-    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
-        """`encode` of each text, the short ones in parallel."""
-        for text in texts:
-            self._require(text)
-        short = iter(self._encoding.encode_ordinary_batch([text for text in texts if len(text) <= LONG], num_threads=threads))
-        return [next(short) if len(text) <= LONG else self.encode(text) for text in texts]
-
     def _require(self, text: str) -> None:
         if self.alphabet is not None and (unknown := set(text) - self.alphabet):
             raise InputError(

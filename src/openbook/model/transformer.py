@@ -49,16 +49,23 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(config) if config.style == "modern" else MLP(config)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, activations: Activations = "keep"
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: LayerCache | None,
+        activations: Activations = "keep",
+        segments: Tensor | None = None,
     ) -> Tensor:
         if activations == "keep" or not torch.is_grad_enabled():
-            return self._body(x, rotary, cache)
+            return self._body(x, rotary, cache, segments)
         contexts = partial(create_selective_checkpoint_contexts, PRODUCTS) if activations == "selective" else noop_context_fn
-        output: Tensor = checkpoint(self._body, x, rotary, cache, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        output: Tensor = checkpoint(
+            self._body, x, rotary, cache, segments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
         return output
 
-    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, cache)
+    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, cache, segments)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -94,11 +101,12 @@ class Transformer(nn.Module):
         cos, sin = self._rotary
         return cos[start:stop], sin[start:stop]
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats.
 
         tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
-        Raises ValueError beyond the context.
+        segments: (batch, time), for rows of several documents: the number of each token's document, which is all that it sees, and in
+        which its position is counted; not with a cache. Raises ValueError beyond the context.
         """
         start = cache.length if cache is not None else 0
         stop = start + tokens.shape[1]
@@ -107,12 +115,12 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)  # (batch, time, width)
         rotary = None
         if self.config.style == "gpt":
-            x = x + self.position(torch.arange(start, stop, device=tokens.device))
+            x = x + self.position(torch.arange(start, stop, device=tokens.device) if segments is None else positions(segments))
         else:
             rotary = self.rotary(start, stop, tokens.device)
         x = x.to(self.compute_dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations)
+            x = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations, segments)
         hidden: Tensor = self.final_norm(x)
         return hidden if targets is None else head_loss(hidden.flatten(0, 1), self.head.weight, targets.flatten())
 
@@ -120,10 +128,17 @@ class Transformer(nn.Module):
         """(…, width) -> (…, vocabulary), in fp32."""
         return self.head(hidden).float()
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats. tokens, targets: (batch, time)."""
-        loss: Tensor = self(tokens, targets=targets)
+    def loss(self, tokens: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats. tokens, targets, segments: (batch, time)."""
+        loss: Tensor = self(tokens, targets=targets, segments=segments)
         return loss
+
+
+def positions(segments: Tensor) -> Tensor:
+    """(batch, time): each token's place in its segment. Rotary attention needs none: it goes by differences of positions alone."""
+    place = torch.arange(segments.shape[1], device=segments.device)
+    begins = torch.cat((torch.ones_like(segments[:, :1], dtype=torch.bool), segments.diff() != 0), 1)
+    return place - torch.where(begins, place, 0).cummax(1).values
 
 
 class Cache:

@@ -17,7 +17,7 @@ from openbook.report import sections
 from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
 from openbook.run import Outcome, Run, Stage
 
-STAGES = ("corpus", "tokenize", "train", "evaluate", "export")
+STAGES = ("corpus", "tokenize", "mixture", "train", "evaluate", "export")
 HERE = Path(__file__).parent
 
 

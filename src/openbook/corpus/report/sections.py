@@ -22,13 +22,14 @@ def pile(recipe: Recipe, figures: Mapping[str, Any], mixture: Mapping[str, Any] 
     is the share of the training tokens as drawn, or as the recipe asks for where no mixture was drawn up."""
     present = [name for name in recipe.corpus.components if figures.get(name, {}).get("train", {}).get("documents")]
     drawn = (mixture or {}).get("components", {})
-    total = math.fsum(recipe.corpus.components[name].weight or 0.0 for name in present)
+    weights = {name: recipe.corpus.components[name].amount for name in present} if recipe.corpus.measure == "weight" else {}
+    total = math.fsum(weights.values())
     rows = []
     for name, component in recipe.corpus.components.items():
         figure_of = figures.get(name, {})
         train, ours = figure_of.get("train", {}), drawn.get(name, {})
-        asked = (component.weight) / total if name in present and total else None
-        epochs = ours.get("epochs")
+        asked = weights[name] / total if name in weights else None
+        epochs = ours.get("epochs", component.epochs)
         documents, text = train.get("documents", 0), train.get("bytes", 0)
         rows.append(
             {
