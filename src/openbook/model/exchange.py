@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +130,23 @@ def exported_config(config: TransformerConfig, end_of_document: int) -> dict[str
         "use_cache": True,
     }
     if config.norm == "rms":
-        return common | _qwen3_facts(config)
+        return _checked(config, common | _qwen3_facts(config))
     if config.kv_heads != config.heads or config.heads * config.head_width != config.width:
         raise InputError(
             f"{architecture(config)} has as many key heads as heads, which share its width: {config.heads} heads of {config.head_width} "
             f"with {config.kv_heads} key heads do not fit a width of {config.width}"
         )
-    return common | (_gpt2_facts(config) if not any(config.windows) else _gpt_neo_facts(config))
+    return _checked(config, common | (_gpt2_facts(config) if not any(config.windows) else _gpt_neo_facts(config)))
+
+
+def _checked(config: TransformerConfig, content: dict[str, Any]) -> dict[str, Any]:
+    """Raises InputError if the content describes another shape than this one."""
+    name = content["architectures"][0]
+    read = {QWEN3: _from_qwen3, GPT2: _from_gpt2, GPT_NEO: _from_gpt_neo}[name](content)
+    wrong = [field.name for field in fields(config) if getattr(read, field.name) != getattr(config, field.name)]
+    if wrong:
+        raise InputError(f"{name} is the nearest stock architecture, and has no {wrong[0]} = {getattr(config, wrong[0])!r}")
+    return content
 
 
 def _qwen3_facts(config: TransformerConfig) -> dict[str, Any]:
