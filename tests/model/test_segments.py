@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from openbook.model import attention
+from openbook.model.config import Window
 from openbook.model.transformer import Transformer, TransformerConfig, positions
 
 LENGTHS = (70, 1, 9, 48)
@@ -13,15 +14,20 @@ LENGTHS = (70, 1, 9, 48)
 
 def a_model(style: str, kv_heads: int) -> Transformer:
     shape = {"layers": 2, "width": 32, "heads": 2, "kv_heads": kv_heads, "head_width": 16, "mlp_width": 64}
-    extra = {"style": "gpt", "tied_head": True, "band": 12} if style == "gpt" else {}
-    model = Transformer(TransformerConfig(vocab_size=90, context=128, **shape, **extra))  # type: ignore[arg-type]
+    dials = {
+        "modern": {"query_key_norm": True},
+        "gpt": {"norm": "layer", "positions": "learned", "activation": "gelu-tanh", "windows": (None, Window(12))},
+        "capped": {"score_softcap": 5.0, "windows": (None, Window(12))},
+        "strided": {"windows": (Window(4, 16),)},
+    }
+    model = Transformer(TransformerConfig(vocab_size=90, context=128, **shape, **dials[style]))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     return model
 
 
-@pytest.mark.parametrize(("style", "kv_heads"), [("modern", 1), ("gpt", 2)])
+@pytest.mark.parametrize(("style", "kv_heads"), [("modern", 1), ("gpt", 2), ("capped", 1), ("strided", 2)])
 @pytest.mark.parametrize("blockwise", [True, False])
 def test_a_document_in_a_row_gets_what_it_gets_alone(style: str, kv_heads: int, blockwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By our own blockwise attention, and by torch's with a mask, as on a GPU."""
