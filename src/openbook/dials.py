@@ -73,7 +73,7 @@ def _turn_training(train: Table, found: Preset, context: int, told: list[str]) -
     if not {"steps", "tokens", "tokens_per_parameter"} & train.keys():
         if "tokens" not in values:
             raise Misset(("train", "preset"), f"how long {found.name} was trained is not published; set train.tokens as well")
-        _fill(train, "train", told, why, tokens=values["tokens"])
+        _fill(train, "train", told, why, tokens=int(values["tokens"]))
     if "batch_tokens" in values:
         rows, microbatches = (_whole(train, "train", key) if key in train else None for key in ("microbatch_rows", "microbatches"))
         _, power = scaling.rows_and_microbatches(values["batch_tokens"], context, rows, microbatches)
