@@ -18,6 +18,7 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_logbook import logbook
+from openbook.cli_models import inspect, models
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
+app.command()(models)
+app.command()(inspect)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,15 +20,23 @@ def anatomy(model: Transformer) -> dict[str, Any]:
     """Everything below, JSON-ready."""
     config = model.config
     total, flops = total_parameters(config), flops_per_token(config)
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.dim() > 1]
     return {
         "parameters": total,
         "active": active_parameters(config),
         "parts": {name: {"total": part.total, "active": part.active, "share": part.total / total} for name, part in parameters(config).items()},
         "flops_per_token": {"training": flops, "forward": flops / 3},
         "memory": memory(config),
-        "matrices": [{"name": name, **matrix(weight.detach())} for name, weight in track(named, "matrices")],
+        "matrices": list(matrices(model)),
     }
+
+
+def matrices(model: Transformer) -> Iterator[dict[str, Any]]:
+    """Of every matrix its name and what `matrix` says of it."""
+    named = [(name, weight.detach()) for name, weight in model.named_parameters() if weight.dim() > 1]
+    with track("matrices", len(named)) as bar:
+        for done, (name, weight) in enumerate(named, 1):
+            yield {"name": name, **matrix(weight)}
+            bar.update(done)
 
 
 def memory(config: TransformerConfig) -> dict[str, dict[str, float]]:
