@@ -39,19 +39,22 @@ def _list(rows: list[dict[str, Any]]) -> list[str]:
             f"{words.size(row['weight_bytes']['bf16']):>9}"
         )
     sources = {row["family"]: f"{row['family']}: {row['paper']}; {row['source']}" for row in rows}
-    return [*lines, "", *sources.values(), "", "openbook models NAME tells all of one; [model] preset = \"NAME\" in a recipe takes its shape"]
+    return [*lines, "", *sources.values(), "", 'openbook models NAME tells all of one; [model] preset = "NAME" in a recipe takes its shape']
 
 
 def _one(row: dict[str, Any]) -> list[str]:
     active = f", of which a token passes {row['active']:,}" if row["active"] != row["parameters"] else ""
     heads = f"{row['heads']} heads" + (f", {row['kv_heads']} for keys" if row["kv_heads"] != row["heads"] else "")
     weights = ", ".join(f"{words.size(bytes)} {precision}" for precision, bytes in row["weight_bytes"].items())
+    training = ", ".join(
+        f"{key} = {value}" if isinstance(value, str) else f"{key} = {value:,.10g}" for key, value in row["training"].items()
+    )
     lines = [
         f"{row['name']}  {row['family']}, {row['parameters']:,} parameters{active}; printed: {row['printed']}",
         f"shape     {row['layers']} layers of {row['width']:,}, {heads}; context {row['context']:,}, vocabulary {row['vocab_size']:,}",
         f"a token   {row['flops_per_token']:.3g} FLOPs in training; {words.size(row['cache_bytes_per_token'])} of key-value cache in bf16",
         f"weights   {weights}",
-        f"training  {', '.join(f'{key} = {value:,}' if words.is_number(value) else f'{key} = {value}' for key, value in row['training'].items()) or 'not published'}",
+        f"training  {training or 'not published'}",
         f"paper     {row['paper']}",
         f"source    {row['source']}",
     ]
@@ -61,7 +64,9 @@ def _one(row: dict[str, Any]) -> list[str]:
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A run directory, or a folder of weights.")],
     prompt: Annotated[str | None, typer.Option(help="Also look at what happens inside while this text is read.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page: with a prompt, with attention maps and logit lens.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page: with a prompt, with attention maps and logit lens.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what is inside a model: parameters by part, FLOPs, memory, spectral norms, outliers, and what a prompt does in it."""
@@ -103,10 +108,16 @@ def _weights(path: Path) -> Path:
 
 
 def _inside(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['parameters']:,} parameters, {found['active']:,} active; {found['flops_per_token']['training']:.3g} FLOPs a token to train"]
+    lines = [
+        f"{found['parameters']:,} parameters, {found['active']:,} active; {found['flops_per_token']['training']:.3g} FLOPs a token to train"
+    ]
     lines += [f"  {name:12}{part['total']:>18,}{part['share']:>8.1%}" for name, part in found["parts"].items()]
     contexts = list(found["memory"]["fp32"])
-    lines += ["", "memory at inference, weights and cache of one sequence", f"  {'context':10}" + "".join(f"{text:>12}" for text in contexts)]
+    lines += [
+        "",
+        "memory at inference, weights and cache of one sequence",
+        f"  {'context':10}" + "".join(f"{text:>12}" for text in contexts),
+    ]
     lines += [f"  {name:10}" + "".join(f"{words.size(row[text]):>12}" for text in contexts) for name, row in found["memory"].items()]
     longest = max(len(row["name"]) for row in found["matrices"])
     lines += ["", f"{'matrix':{longest}}{'shape':>16}{'spectral norm':>15}{'stable rank':>13}{'max / std':>11}"]
@@ -117,7 +128,10 @@ def _inside(found: dict[str, Any]) -> list[str]:
         lines += ["", f"{'layer':>6}{'max / std':>11}  {'channel':>8}{'first token':>13}{'entropy':>9}  next token, by this layer"]
         for row in found["prompt"]["layers"]:
             heads = row["heads"] or [{"first": None, "entropy": None}]
-            first, entropy = (words.figure(sum(head[key] for head in heads) / len(heads), 2) if row["heads"] else words.NOTHING for key in ("first", "entropy"))
+            first, entropy = (
+                words.figure(sum(head[key] for head in heads) / len(heads), 2) if row["heads"] else words.NOTHING
+                for key in ("first", "entropy")
+            )
             last = row["lens"][-1]
             guess = f"{last['token']!r} {last['probability']:.2f}"
             lines.append(f"{row['layer']:>6}{row['outlier']:>11.1f}  {row['channel']:>8}{first:>13}{entropy:>9}  {guess}")

@@ -83,7 +83,7 @@ def _turn_training(train: Table, found: Preset, context: int, told: list[str]) -
     if isinstance(optimizer, dict) and optimizer.setdefault("kind", "adamw") == "adamw":
         adamw = ("rate", "beta1", "beta2", "eps", "clip", "weight_decay")
         _fill(optimizer, "train.optimizer", told, why, **{key: values[key] for key in adamw if key in values})
-    schedule, whole = train.setdefault("schedule", {}), values.get("tokens")
+    schedule, whole = train.setdefault("schedule", {}), values.get("tokens", 0.0)
     if isinstance(schedule, dict) and "schedule" in values:
         shares = {"warmup": "warmup_tokens", "end": "fall_tokens"}
         shared = {key: share_of(values[tokens], whole) for key, tokens in shares.items() if tokens in values}

@@ -47,7 +47,9 @@ class Written:
 def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Written:
     """Reads a recipe and what it extends. Raises InputError, one line that names the file."""
     if path in extended_by:
-        raise InputError(f"{extended_by[-1]}: extends = {path.name!r}: these recipes extend each other in a circle; leave one `extends` out")
+        raise InputError(
+            f"{extended_by[-1]}: extends = {path.name!r}: these recipes extend each other in a circle; leave one `extends` out"
+        )
     text = _text(path, extended_by)
     try:
         document = tomllib.loads(text)

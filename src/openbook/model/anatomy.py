@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from openbook.model.config import TransformerConfig
-from openbook.model.count import BYTES, active_parameters, cache_bytes_per_token, flops_per_token, parameters, total_parameters, weight_bytes
+from openbook.model.count import (
+    BYTES,
+    active_parameters,
+    cache_bytes_per_token,
+    flops_per_token,
+    parameters,
+    total_parameters,
+    weight_bytes,
+)
 from openbook.model.transformer import Transformer
 from openbook.progress import track
 
@@ -23,7 +31,9 @@ def anatomy(model: Transformer) -> dict[str, Any]:
     return {
         "parameters": total,
         "active": active_parameters(config),
-        "parts": {name: {"total": part.total, "active": part.active, "share": part.total / total} for name, part in parameters(config).items()},
+        "parts": {
+            name: {"total": part.total, "active": part.active, "share": part.total / total} for name, part in parameters(config).items()
+        },
         "flops_per_token": {"training": flops, "forward": flops / 3},
         "memory": memory(config),
         "matrices": list(matrices(model)),

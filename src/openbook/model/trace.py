@@ -6,9 +6,9 @@ Layers are computed by their own modules, one by one; attention's probabilities,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def trace(model: Transformer, tokens: Sequence[int]) -> Trace:
     identifiers = torch.tensor([list(tokens)], device=model.embedding.weight.device)
     x, rotary = model.embedded(identifiers, 0)
     attention, residual = [], [x[0]]
-    for layer in model.layers:
+    for layer in cast(Iterable[Layer], model.layers):
         attention.append(_probabilities(layer, x, rotary))
         x, _ = layer(x, rotary, None)
         residual.append(x[0])

@@ -28,15 +28,20 @@ def build(run: Run) -> Outcome:
 
 def render(run: Run) -> str:
     """The page of a run in any state, as HTML. The same run gives the same bytes, before and after the report itself was written."""
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment().get_template("page.html.jinja").render(**collect(run), style=style, script=script, script_digest=digest)
+
+
+def environment() -> Any:
+    """Of the pages' templates: strict, escaped, with the words for figures."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(HERE)
     strict = jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update({show.__name__: show for show in (words.count, words.figure, words.size, words.duration, words.printable)})
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.jinja").render(**collect(run), style=style, script=script, script_digest=digest)
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update({show.__name__: show for show in (words.count, words.figure, words.size, words.duration, words.printable)})
+    return made
 
 
 def collect(run: Run) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The published models as data: a table of shapes and, where they are published, of training values, each family with its sources.
 
-A file holds a family: what its models share in `[shape]` and `[training]`, and a row a model in `[models]`. The keys of shapes are the dials of
-a recipe's `[model]`, so a row is read by the same code as a recipe. Reading the table loads nothing heavy.
+A file holds a family: what its models share in `[shape]` and `[training]`, and a row a model in `[models]`. The keys of shapes are the
+dials of a recipe's `[model]`, so a row is read by the same code as a recipe. Reading the table loads nothing heavy.
 """
 
 from __future__ import annotations
