@@ -97,14 +97,12 @@ def inspect(
 
 def _weights(path: Path) -> Path:
     """The folder of weights of a run, or the folder itself. Raises InputError if it is neither."""
-    if (path / "config.json").is_file():
-        return path
+    for folder in (path, path / "weights"):
+        if (folder / "config.json").is_file():
+            return folder
     from openbook.run import Run
 
-    weights = Run(path).path / "weights"
-    if not (weights / "model.safetensors").is_file():
-        raise InputError(f"{weights / 'model.safetensors'}: no such file; `openbook train {path}` makes it")
-    return weights
+    raise InputError(f"{Run(path).path / 'weights'}: has no weights yet; `openbook train {path}` makes them")
 
 
 def _inside(found: dict[str, Any]) -> list[str]:

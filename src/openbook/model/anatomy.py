@@ -52,7 +52,7 @@ def matrices(model: Transformer) -> Iterator[dict[str, Any]]:
 def memory(config: TransformerConfig) -> dict[str, dict[str, float]]:
     """Bytes of weights and of one sequence's key-value cache, by precision and context. Weights of less than 16 bits keep a cache in bf16;
     layers with a window are counted as if they kept everything."""
-    contexts = sorted({min(config.context, text) for text in (1024, 8192, config.context)})
+    contexts = sorted({max(1, config.context // part) for part in (16, 4, 1)})
     rows = {}
     for precision, size in BYTES.items():
         each = cache_bytes_per_token(config, precision if size >= 2 else "bf16")
