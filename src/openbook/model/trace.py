@@ -65,7 +65,7 @@ def lens(model: Transformer, seen: Trace, tokenizer: Tokenizer) -> dict[str, Any
     for index, hidden in enumerate(seen.residual):
         normal = hidden if model.final_norm is None else model.final_norm(hidden)
         probability, best = model.logits(normal).softmax(-1).max(-1)  # (time) each
-        guesses = [{"token": tokenizer.decode([int(token)]), "probability": float(p)} for token, p in zip(best, probability, strict=True)]
+        guesses = [{"token": _spelt(tokenizer, int(token)), "probability": float(p)} for token, p in zip(best, probability, strict=True)]
         largest = hidden.float().abs().amax(0)  # (width)
         rows.append(
             {
@@ -76,7 +76,15 @@ def lens(model: Transformer, seen: Trace, tokenizer: Tokenizer) -> dict[str, Any
                 "lens": guesses,
             }
         )
-    return {"tokens": [tokenizer.decode([int(token)]) for token in seen.tokens], "layers": rows}
+    return {"tokens": [_spelt(tokenizer, int(token)) for token in seen.tokens], "layers": rows}
+
+
+def _spelt(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text; its number where a vocabulary is padded and nothing is there."""
+    try:
+        return tokenizer.decode([token])
+    except KeyError:
+        return f"<{token}>"
 
 
 def _heads(attention: Tensor) -> list[dict[str, float]]:
