@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from openbook.errors import InputError
 from openbook.model.config import GATED, Activation, Experts, Norm, NormPlace, Positions, Rotary, RotaryScaling, TransformerConfig, Window
@@ -21,6 +21,13 @@ class WindowSection(Section):
     """Positions that a token sees, its own included."""
     stride: Positive | None = None
     """Every position a multiple of this before its own is seen as well."""
+
+
+def _written_as(window: Any) -> str:
+    return "width" if isinstance(window, int) else "table"
+
+
+AnyWindow = Annotated[Annotated[int, Field(ge=0), Tag("width")] | Annotated[WindowSection, Tag("table")], Discriminator(_written_as)]
 
 
 class ScalingSection(Section):
@@ -80,7 +87,7 @@ class ModelSection(Section):
     positions: Positions | None = None
     rotary: RotarySection | None = None
     position_offset: Annotated[int, Field(ge=0)] | None = None
-    windows: Annotated[list[Annotated[int, Field(ge=0)] | WindowSection], Field(min_length=1)] | None = None
+    windows: Annotated[list[AnyWindow], Field(min_length=1)] | None = None
     """Of the layers in turn, from the first: a width, 0 for everything before, or a table of width and stride."""
     qkv_bias: bool | None = None
     output_bias: bool | None = None

@@ -83,7 +83,7 @@ def attend(
     the queries. `scale`: of the scores, None for 1 / sqrt(head_width). Returns the shape of query.
     """
     time, past = query.shape[2], key.shape[2] - query.shape[2]
-    on_cpu = query.device.type == "cpu"
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()  # which makes plain products of its own
     if on_cpu and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
         return attend(query.float(), key.float(), value.float(), window, scale, softcap).to(query.dtype)
     grouped = query.shape[1] != key.shape[1]
