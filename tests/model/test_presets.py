@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from csv import DictReader
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,11 @@ def test_a_row_and_its_recipe_are_the_published_model(found: Preset) -> None:
         assert batch == pytest.approx(found.training["batch_tokens"], rel=0.02)
 
 
-DENSE = [found for found in EVERY if shape_of(found).experts is None]
-
-
-@pytest.mark.parametrize("found", DENSE, ids=lambda found: found.name)
+@pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name)
 def test_the_model_itself_has_as_many_parameters_as_the_formula(found: Preset) -> None:
     config = shape_of(found)
+    if config.experts and find_spec("openbook.model.experts") is None:
+        pytest.skip("openbook.model.experts is not there: mixtures are not instantiated")
     with torch.device("meta"):
         model = Transformer(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == total_parameters(config)
