@@ -13,6 +13,8 @@ from openbook.model.config import GATED, Activation, Experts, Norm, NormPlace, P
 from openbook.model.styles import MULTI_HEAD, STYLES
 from openbook.section import Positive, Rate, Section
 
+EXPERTS_ALIGNMENT = 8
+"""Rows of grouped products are multiples of 16 bytes."""
 AboveZero = Annotated[float, Field(gt=0)]
 
 
@@ -197,6 +199,15 @@ def _require_experts(experts: ExpertsSection, shape: ModelSection) -> None:
     assert experts.count is not None and experts.top_k is not None and experts.first is not None and experts.every is not None
     if experts.top_k > experts.count:
         raise InputError(f"model.experts.top_k = {experts.top_k} should be at most model.experts.count = {experts.count}")
+    if experts.top_k == 1 and experts.normalised:
+        raise InputError(
+            "model.experts.top_k = 1 needs model.experts.normalised = false: a weight that is always 1 teaches the router nothing"
+        )
+    if shape.mlp_bias:
+        raise InputError("model.mlp_bias = true: experts have no biases; leave it out")
+    for key, width in (("model.width", shape.width), ("model.experts.mlp_width", experts.mlp_width)):
+        if width and width % EXPERTS_ALIGNMENT:
+            raise InputError(f"{key} = {width} should be a multiple of {EXPERTS_ALIGNMENT} with experts")
     if experts.first + experts.every > shape.layers:
         raise InputError(
             f"model.experts.first = {experts.first} and model.experts.every = {experts.every} leave no layer of {shape.layers} for experts"
