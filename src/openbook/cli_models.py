@@ -11,6 +11,9 @@ from openbook import words
 from openbook.arguments import Json, show
 from openbook.errors import InputError
 
+LONGEST = 256
+"""Tokens of a prompt: every head's map of them is kept, 1.3 GB of a model of 70 billion parameters."""
+
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A published model, such as gpt3-175b; without it, all.")] = None,
@@ -83,8 +86,9 @@ def inspect(
     if prompt is not None:
         tokenizer = load_tokenizer(folder / "tokenizer.json")
         ids = [tokenizer.end_of_document, *tokenizer.encode(prompt)]
-        if len(ids) > loaded.config.context:
-            raise InputError(f"--prompt: has {len(ids) - 1} tokens, which do not fit the context of {loaded.config.context}; shorten it")
+        room = min(loaded.config.context, LONGEST)
+        if len(ids) > room:
+            raise InputError(f"--prompt: has {len(ids) - 1} tokens, of which at most {room - 1} can be looked at; shorten it")
         seen = trace(loaded, ids)
         found["prompt"] = lens(loaded, seen, tokenizer)
     if html is not None:

@@ -133,7 +133,7 @@ def test_the_command_and_its_page(folder: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_what_cannot_be_inspected_is_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--prompt: has 60 tokens, which do not fit the context of 48; shorten it$"):
+    with pytest.raises(InputError, match=r"^--prompt: has 60 tokens, of which at most 47 can be looked at; shorten it$"):
         inspect(folder, "x" * 60, None, as_json=False)
     with pytest.raises(InputError, match=r"not a run directory \(it has no recipe.resolved.json\)"):
         inspect(tmp_path, None, None, as_json=False)

@@ -1,7 +1,8 @@
 """The published models as data: a table of shapes and, where they are published, of training values, each family with its sources.
 
 A file holds a family: what its models share in `[shape]` and `[training]`, and a row a model in `[models]`. The keys of shapes are the
-dials of a recipe's `[model]`, so a row is read by the same code as a recipe. Reading the table loads nothing heavy.
+dials of a recipe's `[model]`, so a row is read by the same code as a recipe; a head_width that is not there is width / heads. Reading the
+table loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Preset:
     printed: str
     """The number of parameters as its publisher prints it: "20,554,567,680", or "13B"."""
     within: float
-    """How far, as a share, the shape's own number may be from the printed one."""
+    """How far, as a share, the shape's own number may be from the printed one: not at all where that is printed to the unit."""
     vocab_size: int
     shape: dict[str, Any]
     """Keys of a recipe's `[model]`."""
@@ -97,8 +98,10 @@ def _family(table: dict[str, Any]) -> list[Preset]:
         shape, training = dict(table.get("shape", {})), dict(table.get("training", {}))
         notes = (*table.get("notes", ()), *row.pop("notes", ()))
         told = {key: row.pop(key) for key in ("printed", "printed_active", "within", "vocab_size") if key in row}
-        told = {"within": table.get("within", 0.02), "vocab_size": table["vocab_size"], **told}
+        exact = 0.0 if told["printed"][-1].isdigit() else 0.02
+        told = {"within": table.get("within", exact), "vocab_size": table["vocab_size"], **told}
         for key, value in row.items():
             (training if key in TRAINING else shape)[key] = value
+        shape.setdefault("head_width", shape["width"] // shape["heads"])
         rows.append(Preset(name, table["title"], table["paper"], table["source"], shape=shape, training=training, notes=notes, **told))
     return rows
