@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model import attention as attention_module
-from openbook.model.attention import attend, plainly, visible
+from openbook.model.attention import attend, flexible, plainly, visible
 from openbook.model.config import Window
 from openbook.model.initialise import initialise
 from openbook.model.loss import head_loss
@@ -119,6 +119,18 @@ def test_strides_and_caps(width: int, softcap: float | None, stride: int | None,
     same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
     monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)  # probabilities are computed again
     same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [Window(50), Window(20, 7)])
+def test_what_a_gpu_is_told_is_the_same_attention(window: Window, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flex attention as it is, not compiled for a GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    monkeypatch.setattr(attention_module, "_flex", lambda: (flex_attention, create_block_mask))
+    query, key, value = (torch.randn(2, heads, 200, 16) for heads in (4, 2, 2))
+    expected = plainly(query, key, value, visible(0, 200, window, torch.device("cpu")), 0.3, softcap)
+    assert torch.allclose(flexible(query, key, value, window, 0.3, softcap), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 4.0])
