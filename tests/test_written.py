@@ -52,6 +52,7 @@ def test_through_several_files(tmp_path: Path) -> None:
         ({"child": 'extends = "b.toml"\n', "b": 'extends = "child.toml"\n'}, r"b.toml: extends = 'child.toml': .* in a circle"),
         ({"child": 'extends = "no.toml"\n'}, r"child.toml: extends: .*no.toml: no such recipe"),
         ({"child": 'extends = "../base.toml"\n'}, r"child.toml: extends = '../base.toml': should be the file name of another recipe"),
+        ({"child": CHILD.replace("extends", "extend"), "base": RECIPE}, r"child.toml:2: extend: unknown key; did you mean 'extends'"),
         ({"child": "extends = 3\n"}, r"child.toml: extends = 3: should be the file name"),
         ({"child": CHILD, "base": RECIPE.replace("width = 32", "width = -32")}, r"base.toml:\d+: model.width = -32"),
         ({"child": CHILD.replace("steps = 3", "steps = 0"), "base": RECIPE}, r"child.toml:5: train.steps = 0"),

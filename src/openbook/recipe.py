@@ -251,6 +251,7 @@ class EnergySection(Section):
 
 
 class Recipe(Section):
+    dials = ("extends",)
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 1
