@@ -97,7 +97,7 @@ def test_a_recipe_that_is_not_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
-    assert load_recipe(path)[0].name == path.stem
+    assert load_recipe(path)[0].name == path.stem.replace(".", "-")
 
 
 @pytest.mark.parametrize(

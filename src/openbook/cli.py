@@ -19,6 +19,7 @@ import typer
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_corpus import corpus
 from openbook.cli_logbook import logbook
+from openbook.cli_models import inspect, models
 from openbook.cli_tokens import mixture_lines, tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -33,6 +34,8 @@ app = typer.Typer(
 app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
+app.command()(models)
+app.command()(inspect)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[

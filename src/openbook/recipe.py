@@ -22,6 +22,7 @@ from openbook.files import sha256_json
 from openbook.recipe_corpus import CorpusSection
 from openbook.recipe_model import ModelSection, fill, resolve_model
 from openbook.section import Name, Positive, Rate, Section, Share
+from openbook.written import read
 
 
 class TokenizerSection(Section):
@@ -160,7 +161,7 @@ class AnomaliesSection(Section):
 
 
 class TrainSection(Section):
-    dials = ("tokens", "tokens_per_parameter")
+    dials = ("tokens", "tokens_per_parameter", "preset")
     steps: Positive
     microbatch_rows: Positive
     microbatches: Positive = 1
@@ -256,6 +257,7 @@ class EnergySection(Section):
 
 
 class Recipe(Section):
+    dials = ("extends",)
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 1
@@ -294,29 +296,20 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:
-    """Reads, overrides ("a.b=c", c in TOML or bare text), validates and resolves. Returns the recipe and what was derived.
+    """Reads with what it extends, overrides ("a.b=c", c in TOML or bare text), validates and resolves.
 
-    Raises InputError, one line that names file, line and key.
+    Returns the recipe and what was derived. Raises InputError, one line that names file, line and key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; give the path of a TOML file such as recipes/pocket.toml") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; a recipe is a TOML file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
+    written = read(path)
+    document = written.document
     forced = dict(_override(document, item) for item in overrides)
     try:
         told = turn(document)
         recipe, derived = resolve(Recipe.model_validate(document))
     except Misset as wrong:
-        raise InputError(f"{place(wrong.keys, text, path, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
+        raise InputError(f"{place(wrong.keys, written, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
     except ValidationError as error:
-        raise InputError(explain(error, document, text, path, forced)) from None
+        raise InputError(explain(error, document, written, forced)) from None
     return recipe, told + derived
 
 

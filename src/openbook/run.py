@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openbook import written
 from openbook.errors import InputError, OpenbookError, Stopped
 from openbook.files import sha256_file, sha256_json, write_json, write_text
 from openbook.lease import Lease, Overtaken
@@ -252,7 +253,7 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
         if changed or not known:
             manifest = json.loads((path / "manifest.json").read_bytes())
             manifest["recipe"] = {"sha256": recipe.sha256(), "folder": str(source.resolve().parent)}
-            write_text(path / "recipe.toml", source.read_text(encoding="utf-8"))
+            write_text(path / "recipe.toml", written.read(source).text)
             write_text(path / "recipe.resolved.json", recipe.model_dump_json(indent=2) + "\n")
             write_json(path / "manifest.json", manifest)
             with Logbook(path / "logbook.jsonl", guard=lease.require) as book:

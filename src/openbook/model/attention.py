@@ -135,23 +135,26 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
         self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None = None) -> Tensor:
+    def projected(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cached: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, (batch, heads, time, head_width), keys and values, (batch, kv_heads, time, head_width)."""
         batch, time, _ = x.shape
         query = self.query(x).view(batch, time, self.heads, self.head_width)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_width)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_width).transpose(1, 2)  # (batch, kv_heads, time, head_width)
-        if x.device.type == "cpu" and cache is None:  # norms, rotation and attention take half as long in fp32 there as in bf16
+        if x.device.type == "cpu" and not cached:  # norms, rotation and attention take half as long in fp32 there as in bf16
             query, key, value = query.float(), key.float(), value.float()
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotary is None:
-            query, key = query.transpose(1, 2), key.transpose(1, 2)
-        else:
-            query, key = rotate(query, *rotary, self.neighbours), rotate(key, *rotary, self.neighbours)
+            return query.transpose(1, 2), key.transpose(1, 2), value
+        return rotate(query, *rotary, self.neighbours), rotate(key, *rotary, self.neighbours), value
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None = None) -> Tensor:
+        query, key, value = self.projected(x, rotary, cache is not None)
         if cache is not None:
             key, value = cache.append(key, value)  # (batch, kv_heads, past + time, head_width)
         mixed = attend(query, key, value, self.window, self.scale, self.softcap, segments)  # (batch, heads, time, head_width)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1).to(x.dtype))
+        return self.output(mixed.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 class LayerCache:

@@ -128,14 +128,11 @@ class Transformer(nn.Module):
         cos, sin = self._rotary
         return cos[start:stop], sin[start:stop]
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats and the layers' auxiliary losses.
+    def embedded(self, tokens: Tensor, start: int = 0, segments: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What the first layer reads, (batch, time, width), and every layer's rotation, for tokens from position `start` on.
 
-        tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
-        segments: (batch, time), for rows of several documents: the number of each token's document, which is all that it sees, and in
-        which its position is counted; not with a cache. Raises ValueError beyond the context.
+        Raises ValueError beyond the context.
         """
-        start = cache.length if cache is not None else 0
         stop = start + tokens.shape[1]
         if stop > self.config.context:
             raise ValueError(f"{stop} tokens do not fit the context of {self.config.context}")
@@ -148,7 +145,16 @@ class Transformer(nn.Module):
             place = torch.arange(start, stop, device=tokens.device) if segments is None else positions(segments)
             x = x + self.position(place + self.config.position_offset)
         rotary = self.rotary(start, stop, tokens.device) if self.config.positions == "rotary" else None
-        x = x.to(self.compute_dtype)
+        return x.to(self.compute_dtype), rotary
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats and the layers' auxiliary losses.
+
+        tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
+        segments: (batch, time), for rows of several documents: the number of each token's document, which is all that it sees, and in
+        which its position is counted; not with a cache. Raises ValueError beyond the context.
+        """
+        x, rotary = self.embedded(tokens, cache.length if cache is not None else 0, segments)
         auxiliaries: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             x, auxiliary = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations, segments)
