@@ -40,7 +40,10 @@ def family_of(facts: Facts) -> Family:
 def read_config(family: Family, facts: Facts) -> TransformerConfig:
     """Raises InputError for options that we do not compute and for sizes that contradict each other."""
     facts.require({"is_encoder_decoder": False, "add_cross_attention": False, "pruned_heads": {}} | dict(family.refused))
-    config = family.read(facts)
+    try:
+        config = family.read(facts)
+    except ValueError as error:  # sizes that a configuration refuses to hold
+        raise InputError(f"{facts.path}: {error}") from None
     for size, most in ((config.layers, LAYERS), (config.heads, 2**16), (config.head_width, 2**16)):
         if not 1 <= size <= most:
             raise InputError(f"{facts.path}: {config.layers} layers of {config.heads} heads of {config.head_width} are no model's size")

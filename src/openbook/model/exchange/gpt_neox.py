@@ -3,6 +3,7 @@ positions on a part of each head; query, key and value in one matrix, head by he
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from openbook.model.config import TransformerConfig
@@ -59,6 +60,12 @@ def read(facts: Facts) -> TransformerConfig:
     )
 
 
+def _written_share(config: TransformerConfig) -> float:
+    """The share from which transformers, which rounds down, has the same number of elements."""
+    share = config.rotary.share
+    return share if int(config.head_width * share) == round(config.head_width * share) else math.nextafter(share, 1)
+
+
 def write(config: TransformerConfig) -> dict[str, Any]:
     rotary = written_rotary(config)
     return {
@@ -68,7 +75,7 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         "num_attention_heads": config.heads,
         "intermediate_size": config.mlp_width,
         "use_parallel_residual": config.norm_place == "parallel",
-        "rotary_pct": config.rotary.share,
+        "rotary_pct": _written_share(config),
         "rotary_emb_base": rotary["rope_theta"],
         "rope_scaling": rotary["rope_scaling"],
         "hidden_act": written_activation(config.activation),

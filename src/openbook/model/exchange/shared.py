@@ -16,13 +16,13 @@ PLAIN: dict[str, Activation] = {
 }
 """transformers' names of activations, and ours, for an MLP of two matrices."""
 
-GATED: dict[str, Activation] = {"silu": "swiglu", "swish": "swiglu"}
+GATED: dict[str, Activation] = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
 """The same for an MLP of three."""
 
 
 def written_activation(activation: Activation) -> str:
-    """transformers' name; of a gated one that no family has, one that is read back as another."""
-    return next((theirs for theirs, ours in {**PLAIN, **GATED}.items() if ours == activation), "silu")
+    """transformers' name."""
+    return next(theirs for theirs, ours in (*PLAIN.items(), *GATED.items()) if ours == activation)
 
 
 def head_width(facts: Facts, width: int, heads: int) -> int:
