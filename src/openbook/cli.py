@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("import")(import_command)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
@@ -230,8 +232,20 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def evaluate(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
+def evaluate(
+    run: RunArgument,
+    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
     """Score the weights on held-out text, beside compressors and an n-gram model."""
+    if text:
+        from openbook.evaluate.files import score_files
+        from openbook.run import Run
+
+        rows = score_files(Run(run), text)
+        show(rows, "\n".join(f"{row['bits_per_byte']:8.3f} bits per byte  {name}" for name, row in rows.items()), as_json)
+        return
     _one_stage(run, "evaluate", again, as_json)
 
 
@@ -361,8 +375,8 @@ def weights_of(path: Path) -> Path:
     from openbook.run import Run
 
     weights = Run(path).path / "weights"
-    for name, stage in (("model.safetensors", "train"), ("tokenizer.json", "export")):
-        if not (weights / name).is_file():
+    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
+        if not any(weights.glob(pattern)):
             raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
     return weights
 

@@ -34,6 +34,19 @@ def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
     return "\n".join(lines)
 
 
+def imported_card(recipe: Recipe, imported: Mapping[str, Any]) -> str:
+    """Of a model that was trained elsewhere: what it is and where it comes from, and nothing that is not known."""
+    revision = f", revision {imported['revision']}" if imported["revision"] else ""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", "", f"# {recipe.name}", ""]
+    lines += [
+        f"A causal language model of {imported['parameters']:,} parameters ({imported['architecture']}, {recipe.model.layers} layers, "
+        f"width {recipe.model.width}, context {imported['context']} tokens), imported by openbook from {imported['source']}{revision}. "
+        "openbook did not train it: its data, its licence and its cost are those that its source states.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def _scores(scores: Mapping[str, Any]) -> list[str]:
     lines = ["## Bits per byte on held-out text", "", "Lower is better; every column is measured on the same documents.", ""]
     lines += [

@@ -37,11 +37,7 @@ def prepare(source: Path, folder: Path, config: Mapping[str, Any], vocab_size: i
         _from_pair(source, folder / "tokenizer.json")
     write_json(folder / "tokenizer_config.json", _completed(settings, config, folder / "tokenizer.json"))
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    if tokenizer.vocab_size > vocab_size:
-        raise InputError(
-            f"{source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, config.json says vocab_size = {vocab_size}; "
-            "they are not of the same model"
-        )
+    tokenizer.require_fits(vocab_size, source)
     return tokenizer
 
 

@@ -70,6 +70,14 @@ class Tokenizer:
         """Ids of a text that a model is to read from its beginning: with the prefix, where there is one."""
         return [*self.prefix, *self.encode(text)]
 
+    def require_fits(self, vocab_size: int, where: Path) -> None:
+        """Raises InputError if a model has fewer rows than this has tokens; a model may have more, for speed."""
+        if self.vocab_size > vocab_size:
+            raise InputError(
+                f"{where}: the tokenizer has ids up to {self.vocab_size - 1}, config.json says vocab_size = {vocab_size}; "
+                "they are not of the same model"
+            )
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; a special token's spelling inside the text is text like any other.
 

@@ -123,4 +123,4 @@ def _routed(config: TransformerConfig) -> Experts | None:
     if config.experts is None:
         return None
     chosen = sum(2**layer for layer in range(config.layers) if config.experts_of(layer))
-    return replace(config.experts, every=1, first=chosen, balance_loss=0.0, z_loss=0.0)
+    return replace(config.experts, every=1, first=chosen, capacity=None, balance_loss=0.0, z_loss=0.0)

@@ -62,8 +62,11 @@ def require_weights(folder: Path, allow_extra: bool = False) -> tuple[Transforme
     found = entries(files)
     where = files[0] if len(files) == 1 else folder
     _require_plausible(config, len(found), folder)
-    with torch.device("meta"):
-        parameters = dict(Transformer(config).named_parameters())
+    try:
+        with torch.device("meta"):
+            parameters = dict(Transformer(config).named_parameters())
+    except ValueError as error:  # a shape that no model can have
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
     stored = layout(family, config, parameters)
     theirs = _named(family, found, stored)
     if missing := [name for name in stored if name not in theirs]:
