@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model import attention as attention_module
-from openbook.model.attention import attend, rotate, visible
+from openbook.model.attention import attend, visible
+from openbook.model.config import Window
 from openbook.model.initialise import initialise
 from openbook.model.parts import LayerNorm, RMSNorm, gated, gelu
+from openbook.model.positions import rotate
 from openbook.model.transformer import Activations, Transformer, TransformerConfig
 
-MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160)
-GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, norm_eps=1e-5, tied_head=True, style="gpt")
-BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, norm_eps=1e-5, tied_head=True, style="gpt", band=50)
+BIASES: dict[str, Any] = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
+GPT_STYLE: dict[str, Any] = {
+    "norm": "layer",
+    "norm_eps": 1e-5,
+    "positions": "learned",
+    "activation": "gelu-tanh",
+    "tied_head": True,
+    **BIASES,
+}
+MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160, query_key_norm=True)
+GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, **GPT_STYLE)
+BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, windows=(None, Window(50)), **GPT_STYLE)
 STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED}
 
 
@@ -71,16 +83,17 @@ def test_gate() -> None:
 def test_attention(time: int, band: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = torch.tensor([[0 <= i - j < (band or time) for j in range(time)] for i in range(time)])
     shapes = [(3, 4, time, 16), (3, 2, time, 16), (3, 2, time, 16)]
+    window = Window(band) if band else None
 
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = (part.repeat_interleave(2, dim=1) for part in (key, value))
         scores = (query @ key.mT / 4).masked_fill(~seen, -torch.inf)
         return scores.softmax(-1) @ value
 
-    assert torch.equal(visible(0, time, band, torch.device("cpu")), seen)
-    same(lambda *parts: attend(*parts, band), plain, [torch.randn(shape) for shape in shapes])
+    assert torch.equal(visible(0, time, window, torch.device("cpu")), seen)
+    same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
     monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)
-    same(lambda *parts: attend(*parts, band), plain, [torch.randn(shape) for shape in shapes])
+    same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
 
 
 def gradients(config: TransformerConfig, activations: Activations = "keep", threads: int = 1) -> dict[str, Tensor]:
