@@ -23,7 +23,6 @@ from openbook.lease import Lease, Overtaken
 from openbook.logbook import Logbook, Meter, environment, read, spent
 from openbook.recipe import Recipe
 
-
 IMPORT = "import"
 """The record of a run whose weights were trained elsewhere; it stands for those of corpus, tokenize and train."""
 _IMPORTED = ("corpus", "tokenize", "train")
@@ -125,7 +124,7 @@ class Run:
         """Raises InputError if a stage would make what was imported."""
         if self.imported and stage in _IMPORTED:
             source = self.manifest["stages"][IMPORT]["summary"]["source"]
-            raise InputError(f"{self.path}: holds a model imported from {source}: there is nothing to {stage}; use a recipe and another --out")
+            raise InputError(f"{self.path}: imported from {source}, so there is nothing to {stage}; use a recipe and another --out")
 
     def _maker(self, stage: str) -> str:
         return IMPORT if self.imported and stage in _IMPORTED else stage

@@ -66,9 +66,10 @@ def test_saved_and_loaded_is_the_same_model(shape: str, tmp_path: Path) -> None:
     model = random_model(SHAPES[shape])
     save_weights(model, tmp_path, end_of_document=299)
     loaded = load_weights(tmp_path)
-    assert loaded.config == model.config
+    banded = shape == "banded"  # GPT-Neo does not divide scores, so the query is written divided
+    assert loaded.config == (replace(model.config, score_scale=1.0) if banded else model.config)
     for (name, mine), (_, other) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
-        assert torch.equal(mine, other), name
+        assert torch.equal(mine * 0.25 if banded and ".query." in name else mine, other), name
 
 
 def test_a_wrong_weights_file_is_named_with_its_tensor(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def build(run: Run) -> Outcome:
     section, seed = run.recipe.evaluate, run.recipe.seed
     if run.imported:
         raise InputError(
-            f"{run.path}: holds an imported model and no held-out text; `openbook evaluate {run.path} --text FILE` scores it on a file of yours"
+            f"{run.path}: an imported model has no held-out text here; `openbook evaluate {run.path} --text FILE` scores it on a file"
         )
     held_out, without = held_out_documents(run)
     tokenizer = load_tokenizer(run.verified("tokenize", "tokenizer/tokenizer.json"))

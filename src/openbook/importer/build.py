@@ -1,4 +1,4 @@
-"""The import of a model: its weights, its tokenizer and a recipe that says as much as is known, in a run directory that is whole or absent."""
+"""The import of a model: its weights, its tokenizer and a recipe that says what is known, in a run directory that is whole or absent."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _keep(run: Run, source: Source, found: Found, content: Mapping[str, Any], to
 
 
 def _copy_weights(found: Found, source: Path, weights: Path) -> None:
-    """File by file. A file of safetensors with nothing to leave out is copied as it is; any other is written anew, tensor types unchanged."""
+    """File by file. A safetensors file with nothing to leave out is copied as it is; any other is written anew, types unchanged."""
     by_file: dict[Path, list[str]] = {}
     for entry in found.tensors:
         by_file.setdefault(entry.path, []).append(entry.name)

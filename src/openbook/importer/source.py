@@ -40,7 +40,7 @@ def find(place: str, revision: str | None) -> Source:
 
 
 def _snapshot(identifier: str, revision: str | None) -> Path:
-    """The files of a repository at a revision, downloaded unless they are in the hub's cache: safetensors, or pickles where there are none."""
+    """The files of a repository, downloaded unless they are in the hub's cache: safetensors, or pickles where there are none."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -1,4 +1,4 @@
-"""The tokenizer of a model from elsewhere, as its own `tokenizer.json` says, encoded by the `tokenizers` package that such files are made for.
+"""The tokenizer of a model from elsewhere, as its own `tokenizer.json` says, encoded by the package that such files are made for.
 
 Beside it lies `tokenizer_config.json`, which says which token ends a document and whether one stands before every text.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,12 @@ class ImportedTokenizer(Tokenizer):
         whole.no_padding()
         whole.no_truncation()
         added = whole.get_added_tokens_decoder()
-        ends = {content: whole.token_to_id(content) for content in dict.fromkeys((end, begin or end))}
-        if unknown := [content for content, identifier in ends.items() if identifier is None]:
-            raise ValueError(f"{unknown[0]!r} is not in its vocabulary")
+        ends: dict[str, int] = {}
+        for content in (end, begin or end):
+            identifier = whole.token_to_id(content)
+            if identifier is None:
+                raise ValueError(f"{content!r} is not in its vocabulary")
+            ends[content] = identifier
         self.special_tokens = ends | {token.content: identifier for identifier, token in added.items() if token.special}
         self._literal = {identifier: token.content.encode() for identifier, token in added.items()}
         self.prefix = tuple(whole.encode("", add_special_tokens=True).ids)
@@ -48,7 +51,7 @@ class ImportedTokenizer(Tokenizer):
         self._begin = ends[begin or end]
 
     @cached_property
-    def vocab_size(self) -> int:  # type: ignore[override]
+    def vocab_size(self) -> int:
         """The highest id that has a token, and one."""
         return 1 + max(self._whole.get_vocab(with_added_tokens=True).values())
 
@@ -73,9 +76,6 @@ class ImportedTokenizer(Tokenizer):
             return bytes(TO_BYTE[character] for character in token)
         byte = _BYTE.fullmatch(token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
-
-    def decode_bytes(self, identifiers: Sequence[int]) -> bytes:
-        return b"".join(self.token_bytes(identifier) for identifier in identifiers)
 
     @cached_property
     def _byte_level(self) -> bool:

@@ -101,11 +101,14 @@ class Tokenizer:
             )
 
     def token_bytes(self, identifier: int) -> bytes:
-        """The bytes a token stands for; of a special token, its spelling."""
-        return self._encoding.decode_single_token_bytes(identifier)
+        """The bytes a token stands for; of a special token, its spelling; nothing for a row of the model that has no token."""
+        try:
+            return self._encoding.decode_single_token_bytes(identifier)
+        except KeyError:
+            return b""
 
     def decode_bytes(self, identifiers: Sequence[int]) -> bytes:
-        return self._encoding.decode_bytes(identifiers)
+        return b"".join(map(self.token_bytes, identifiers))
 
     def decode(self, identifiers: Sequence[int]) -> str:
         return self.decode_bytes(identifiers).decode("utf-8", errors="replace")
@@ -186,7 +189,7 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, byt
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a `tokenizer.json`: one that openbook wrote, or, with `tokenizer_config.json` beside it, any that the `tokenizers` package reads.
+    """Reads a `tokenizer.json`: one that openbook wrote, or, with `tokenizer_config.json` beside it, any that `tokenizers` reads.
 
     Raises InputError that names the file for anything else.
     """

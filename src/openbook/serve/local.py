@@ -27,7 +27,9 @@ def complete(weights: Path, prompt: str, max_tokens: int, temperature: float, to
     """The continuation of a text, piece by piece: what the server gives for the same seed."""
     model, tokenizer = load(weights)
     decoder = Decoder()
-    for token in generate(model, tokenizer.encode_prompt(prompt), Sampling(max_tokens, temperature, top_p, seed), tokenizer.end_of_document):
+    for token in generate(
+        model, tokenizer.encode_prompt(prompt), Sampling(max_tokens, temperature, top_p, seed), tokenizer.end_of_document
+    ):
         if piece := decoder.push(tokenizer.token_bytes(token.id)):
             yield piece
     if rest := decoder.finish():

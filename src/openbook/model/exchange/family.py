@@ -21,9 +21,9 @@ class Family:
     `names` maps our modules to theirs: "layers.N." stands for any layer; their "E" for any expert of ours. `read` takes a `config.json`,
     `write` gives the keys that are this family's own; a family has a shape if reading what it writes gives that shape again. `refused`
     holds the keys that would change what is computed, with the value at which they do not. `buffers` matches tensors that files of the
-    family carry and that are no weights. `transposed`: the layers' matrices are stored as (in, out). `interleaved`: query, key and value are
-    one tensor in which each head has its three parts next to each other; otherwise, modules with one name of theirs are joined in order.
-    `scaled_query`: scores are not divided, so the query is, when a model whose scores are is written.
+    family carry and that are no weights. `transposed`: the layers' matrices are stored as (in, out). `interleaved`: query, key and value
+    are one tensor in which each head has its three parts next to each other; otherwise, modules with one name of theirs are joined in
+    order. `scaled_query`: scores are not divided, so the query is, when a model whose scores are is written.
     """
 
     architecture: str

@@ -133,9 +133,7 @@ def write_qwen2(config: TransformerConfig) -> dict[str, Any]:
 def read_qwen3(facts: Facts) -> TransformerConfig:
     biased = facts.flag("attention_bias", False)
     each = facts.whole("head_dim", 128)
-    return read_common(
-        facts, head_width=each, qkv_bias=biased, output_bias=biased, query_key_norm=True, windows=_late_windows(facts)
-    )
+    return read_common(facts, head_width=each, qkv_bias=biased, output_bias=biased, query_key_norm=True, windows=_late_windows(facts))
 
 
 def write_qwen3(config: TransformerConfig) -> dict[str, Any]:

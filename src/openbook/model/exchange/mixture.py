@@ -58,20 +58,22 @@ def write_mixtral(config: TransformerConfig) -> dict[str, Any]:
 
 def read_qwen3_moe(facts: Facts) -> TransformerConfig:
     biased = facts.flag("attention_bias", False)
+    every, first = _placed(facts)
     count = facts.whole("num_experts", facts.whole("num_local_experts", 128, most=MOST_EXPERTS), most=MOST_EXPERTS)
     experts = Experts(
         count=count,
         top_k=_top_k(facts, count, 8),
         mlp_width=facts.whole("moe_intermediate_size", 768),
         normalised=facts.flag("norm_topk_prob", False),
-        **_placed(facts),
+        every=every,
+        first=first,
     )
     sliding = facts.flag("use_sliding_window", False)
     windows = one_window(facts) if sliding else (None,)
     return read_common(facts, qkv_bias=biased, output_bias=biased, query_key_norm=True, windows=windows, experts=experts)
 
 
-def _placed(facts: Facts) -> dict[str, int]:
+def _placed(facts: Facts) -> tuple[int, int]:
     """Which layers have experts: every decoder_sparse_step-th, but for mlp_only_layers, which have to be the first ones."""
     layers, every = facts.whole("num_hidden_layers", most=LAYERS), facts.whole("decoder_sparse_step", 1, most=LAYERS)
     plain = facts.content.get("mlp_only_layers") or []
@@ -81,7 +83,7 @@ def _placed(facts: Facts) -> dict[str, int]:
     theirs = [layer not in plain and (layer + 1) % every == 0 for layer in range(layers)]
     if theirs != [layer >= first and (layer - first) % every == every - 1 for layer in range(layers)]:
         raise facts.wrong("mlp_only_layers", f"is not computed here; the first N layers, N a multiple of {every}, may be without experts")
-    return {"every": every, "first": first}
+    return every, first
 
 
 def write_qwen3_moe(config: TransformerConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A folder's weights into a model and out of it.
 
-Everything that can be wrong with a folder is found from its configuration and the headers of its files, before memory is taken. Tensors are then
-read one by one, so that an import takes the model's own memory and at most one file's pages besides.
+Everything that can be wrong with a folder is found from its configuration and the headers of its files, before memory is taken. Tensors
+are then read one by one, so that loading takes the model's own memory and at most one file's pages besides.
 """
 
 from __future__ import annotations
