@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from openbook.errors import InputError
 from openbook.model.config import TransformerConfig
 from openbook.model.exchange.facts import Facts
-from openbook.model.exchange.family import Family, layout
+from openbook.model.exchange.family import Stored, layout
 from openbook.model.exchange.gpt2 import GPT2
 from openbook.model.exchange.tensors import unpickle
 from openbook.model.transformer import Transformer
@@ -33,21 +32,22 @@ def read_checkpoint(path: Path, allow_extra: bool) -> Transformer:
     config = _config(Facts(path, arguments, "model_args."))
     with torch.device("meta"):
         described = dict(Transformer(config).named_parameters())
-    _require(path, NANOGPT, config, described, tensors, allow_extra)
+    biased = Facts(path, arguments, "model_args.").flag("bias", True)
+    _require(path, layout(NANOGPT, config, described), described, tensors, biased, allow_extra)
     model = Transformer(config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, stored in layout(NANOGPT, config, parameters).items():
             if name in tensors:
                 stored.read(tensors[name], parameters)
-            else:  # a norm without bias
+            else:  # a bias that the model does not have
                 for part, _ in stored.parts:
                     parameters[part].zero_()
     return model.eval()
 
 
 def _config(facts: Facts) -> TransformerConfig:
-    width, heads, biased = facts.whole("n_embd"), facts.whole("n_head"), facts.flag("bias", True)
+    width, heads = facts.whole("n_embd"), facts.whole("n_head")
     if width % heads:
         raise facts.wrong("n_head", f"should divide n_embd = {width}")
     return TransformerConfig(
@@ -62,22 +62,26 @@ def _config(facts: Facts) -> TransformerConfig:
         norm="layer",
         norm_eps=1e-5,
         positions="learned",
-        qkv_bias=biased,
-        output_bias=biased,
+        qkv_bias=True,
+        output_bias=True,
         activation="gelu",
-        mlp_bias=biased,
+        mlp_bias=True,
         tied_head=True,
     )
 
 
 def _require(
-    path: Path, family: Family, config: TransformerConfig, described: Mapping[str, Any], tensors: Mapping[str, Tensor], allow_extra: bool
+    path: Path,
+    wanted: Mapping[str, Stored],
+    described: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    biased: bool,
+    allow_extra: bool,
 ) -> None:
-    """Everything is there, has its shape, and there is nothing else."""
-    wanted = layout(family, config, described)
+    """Everything is there, but for biases where there are none, has its shape, and there is nothing else."""
     for name, stored in wanted.items():
         if name not in tensors:
-            if name.endswith(".bias") and not config.mlp_bias:
+            if name.endswith(".bias") and not biased:
                 continue
             raise InputError(f"{path}: tensor {name} is missing")
         if list(tensors[name].shape) != (shape := stored.shape(described)):

@@ -82,6 +82,7 @@ def _from_pair(source: Path, path: Path) -> None:
 def _completed(settings: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The settings that we and transformers read. A document's ends come from names where there are any, else from the model's ids."""
     kept = {key: settings[key] for key in KEPT if settings.get(key) is not None}
+    kept |= {key: spelling(value) for key, value in kept.items() if key.endswith("_token") and isinstance(value, dict)}
     try:
         content = json.loads(path.read_bytes())
         spelled = {int(token["id"]): token["content"] for token in content["added_tokens"]}
@@ -93,7 +94,7 @@ def _completed(settings: Mapping[str, Any], config: Mapping[str, Any], path: Pat
     for name in ("bos_token", "eos_token"):
         identifiers = config.get(f"{name}_id")
         first = identifiers[0] if isinstance(identifiers, list) and identifiers else identifiers
-        if spelling(kept.get(name)) is None and isinstance(first, int) and first in spelled:
+        if not isinstance(kept.get(name), str) and isinstance(first, int) and first in spelled:
             kept[name] = spelled[first]
     if config.get("model_type") == "opt" and "bos_token" in kept:
         kept.setdefault("add_bos_token", True)  # OPT puts </s> before every text, which its vocabulary alone does not say
