@@ -18,9 +18,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 import peers
-
 from openbook.errors import InputError
 from openbook.evaluate.files import score_files
 from openbook.importer import import_model
