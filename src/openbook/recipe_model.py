@@ -6,13 +6,15 @@ import json
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from openbook.errors import InputError
 from openbook.model.config import GATED, Activation, Experts, Norm, NormPlace, Positions, Rotary, RotaryScaling, TransformerConfig, Window
 from openbook.model.styles import MULTI_HEAD, STYLES
 from openbook.section import Positive, Rate, Section
 
+EXPERTS_ALIGNMENT = 8
+"""Rows of grouped products are multiples of 16 bytes."""
 AboveZero = Annotated[float, Field(gt=0)]
 
 
@@ -21,6 +23,13 @@ class WindowSection(Section):
     """Positions that a token sees, its own included."""
     stride: Positive | None = None
     """Every position a multiple of this before its own is seen as well."""
+
+
+def _written_as(window: Any) -> str:
+    return "width" if isinstance(window, int) else "table"
+
+
+AnyWindow = Annotated[Annotated[int, Field(ge=0), Tag("width")] | Annotated[WindowSection, Tag("table")], Discriminator(_written_as)]
 
 
 class ScalingSection(Section):
@@ -80,7 +89,7 @@ class ModelSection(Section):
     positions: Positions | None = None
     rotary: RotarySection | None = None
     position_offset: Annotated[int, Field(ge=0)] | None = None
-    windows: Annotated[list[Annotated[int, Field(ge=0)] | WindowSection], Field(min_length=1)] | None = None
+    windows: Annotated[list[AnyWindow], Field(min_length=1)] | None = None
     """Of the layers in turn, from the first: a width, 0 for everything before, or a table of width and stride."""
     qkv_bias: bool | None = None
     output_bias: bool | None = None
@@ -190,6 +199,15 @@ def _require_experts(experts: ExpertsSection, shape: ModelSection) -> None:
     assert experts.count is not None and experts.top_k is not None and experts.first is not None and experts.every is not None
     if experts.top_k > experts.count:
         raise InputError(f"model.experts.top_k = {experts.top_k} should be at most model.experts.count = {experts.count}")
+    if experts.top_k == 1 and experts.normalised:
+        raise InputError(
+            "model.experts.top_k = 1 needs model.experts.normalised = false: a weight that is always 1 teaches the router nothing"
+        )
+    if shape.mlp_bias:
+        raise InputError("model.mlp_bias = true: experts have no biases; leave it out")
+    for key, width in (("model.width", shape.width), ("model.experts.mlp_width", experts.mlp_width)):
+        if width and width % EXPERTS_ALIGNMENT:
+            raise InputError(f"{key} = {width} should be a multiple of {EXPERTS_ALIGNMENT} with experts")
     if experts.first + experts.every > shape.layers:
         raise InputError(
             f"model.experts.first = {experts.first} and model.experts.every = {experts.every} leave no layer of {shape.layers} for experts"

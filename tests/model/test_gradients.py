@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model import attention as attention_module
-from openbook.model.attention import attend, visible
+from openbook.model.attention import attend, flexible, plainly, visible
 from openbook.model.config import Window
 from openbook.model.initialise import initialise
+from openbook.model.loss import head_loss
 from openbook.model.parts import LayerNorm, RMSNorm, gated, gelu
 from openbook.model.positions import rotate
 from openbook.model.transformer import Activations, Transformer, TransformerConfig
@@ -31,7 +33,8 @@ GPT_STYLE: dict[str, Any] = {
 MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160, query_key_norm=True)
 GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, **GPT_STYLE)
 BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, windows=(None, Window(50)), **GPT_STYLE)
-STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED}
+STRIDED = replace(BANDED, windows=(Window(30, 16), Window(70, 3)), score_softcap=3.0, logit_softcap=9.0, head_bias=True)
+STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED, "strided": STRIDED}
 
 
 def same(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float = 2e-5) -> None:
@@ -67,7 +70,14 @@ def test_rotation() -> None:
         first, second = x.transpose(1, 2).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
+    def neighbours(x: Tensor) -> Tensor:
+        """Of the first 16 of 20 elements."""
+        x = x.transpose(1, 2)
+        turned = torch.view_as_complex(x[..., :16].unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        return torch.cat((torch.view_as_real(turned).flatten(-2), x[..., 16:]), -1)
+
     same(lambda x: rotate(x, cos, sin), plain, [torch.randn(2, 9, 3, 16)])
+    same(lambda x: rotate(x, cos, sin, neighbours=True), neighbours, [torch.randn(2, 9, 3, 20)])
 
 
 def test_gelu() -> None:
@@ -94,6 +104,45 @@ def test_attention(time: int, band: int | None, monkeypatch: pytest.MonkeyPatch)
     same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
     monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)
     same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("stride", [None, 1, 7, 64, 130])
+@pytest.mark.parametrize(("width", "softcap"), [(1, None), (7, 2.0), (70, None), (130, 2.0)])
+def test_strides_and_caps(width: int, softcap: float | None, stride: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    window, time = Window(width, stride), 197
+    shapes = [(2, 4, time, 8), (2, 2, time, 8), (2, 2, time, 8)]
+    seen = visible(0, time, window, torch.device("cpu"))
+
+    def plain(*parts: Tensor) -> Tensor:
+        return plainly(*parts, seen, 0.7, softcap)
+
+    same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
+    monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)  # probabilities are computed again
+    same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [Window(50), Window(20, 7)])
+def test_what_a_gpu_is_told_is_the_same_attention(window: Window, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flex attention as it is, not compiled for a GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    monkeypatch.setattr(attention_module, "_flex", lambda: (flex_attention, create_block_mask))
+    query, key, value = (torch.randn(2, heads, 200, 16) for heads in (4, 2, 2))
+    expected = plainly(query, key, value, visible(0, 200, window, torch.device("cpu")), 0.3, softcap)
+    assert torch.allclose(flexible(query, key, value, window, 0.3, softcap), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_the_head_loss_with_a_bias_and_a_cap(softcap: float | None) -> None:
+    targets = torch.randint(0, 50, (300,))
+
+    def plain(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        logits = F.linear(hidden, weight, bias)
+        return F.cross_entropy(logits if softcap is None else softcap * torch.tanh(logits / softcap), targets)
+
+    inputs = [torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)]
+    same(lambda hidden, weight, bias: head_loss(hidden, weight, targets, bias, softcap), plain, inputs)
 
 
 def gradients(config: TransformerConfig, activations: Activations = "keep", threads: int = 1) -> dict[str, Tensor]:

@@ -72,6 +72,14 @@ def test_saved_and_loaded_is_the_same_model(shape: str, tmp_path: Path) -> None:
         assert torch.equal(mine * 0.25 if banded and ".query." in name else mine, other), name
 
 
+@pytest.mark.parametrize(
+    ("shape", "dials", "named"), [("gpt", {"norm_place": "parallel"}, "norm_place"), ("plain", {"logit_softcap": 5.0}, "logit_softcap")]
+)
+def test_a_shape_that_no_stock_architecture_has_is_refused(shape: str, dials: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=named):
+        save_weights(random_model(replace(SHAPES[shape], **dials)), tmp_path, end_of_document=299)
+
+
 def test_a_wrong_weights_file_is_named_with_its_tensor(tmp_path: Path) -> None:
     save_weights(random_model(SHAPES["plain"]), tmp_path, end_of_document=299)
     path = tmp_path / "model.safetensors"

@@ -60,15 +60,17 @@ def _mask(window: Window | None) -> Callable[..., Tensor]:
     return lambda batch, head, query, key: sees(window, query - key)
 
 
+@functools.cache
+def _cap(softcap: float) -> Callable[..., Tensor]:
+    return lambda score, batch, head, query, key: softcap * torch.tanh(score / softcap)
+
+
 def flexible(query: Tensor, key: Tensor, value: Tensor, window: Window | None, scale: float, softcap: float | None) -> Tensor:
     """The same on a GPU (Dong et al. 2024, "Flex Attention"): blocks that a window hides cost nothing."""
     attention, blocks = _flex()
     time = query.shape[2]
     shown = blocks(_mask(window), None, None, time, time, device=query.device)
-
-    def capped(score: Tensor, *place: Tensor) -> Tensor:
-        return score if softcap is None else softcap * torch.tanh(score / softcap)
-
+    capped = None if softcap is None else _cap(softcap)
     grouped = query.shape[1] != key.shape[1]
     output: Tensor = attention(query, key, value, score_mod=capped, block_mask=shown, scale=scale, enable_gqa=grouped)
     return output
@@ -83,7 +85,7 @@ def attend(
     the queries. `scale`: of the scores, None for 1 / sqrt(head_width). Returns the shape of query.
     """
     time, past = query.shape[2], key.shape[2] - query.shape[2]
-    on_cpu = query.device.type == "cpu"
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()  # which makes plain products of its own
     if on_cpu and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
         return attend(query.float(), key.float(), value.float(), window, scale, softcap).to(query.dtype)
     grouped = query.shape[1] != key.shape[1]
