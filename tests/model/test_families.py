@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import peers
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import peers
 from openbook.errors import InputError
-from openbook.model.config import Experts, TransformerConfig, Window
-from openbook.model.exchange import architecture, exported_config, load_weights
+from openbook.model.config import Experts, Rotary, RotaryScaling, TransformerConfig, Window
+from openbook.model.exchange import architecture, exported_config, load_weights, save_weights
 from openbook.model.exchange.families import FAMILIES
+from openbook.model.transformer import Transformer
 
 TOLERANCE = 1e-4
 
@@ -198,3 +201,26 @@ def test_what_only_training_reads_does_not_hinder_an_export() -> None:
     mixed = replace(SHAPE, experts=Experts(4, 2, 64, capacity=1.5, balance_loss=0.02, z_loss=0.001))
     assert architecture(mixed) == "MixtralForCausalLM"
     assert exported_config(mixed, 0)["router_aux_loss_coef"] == 0.02
+
+
+def test_a_shape_of_no_family_is_kept_in_our_own_form(tmp_path: Path) -> None:
+    """Every dial that no stock architecture has, and the bias that balances experts, which is no parameter."""
+    torch.manual_seed(0)
+    scaled = Rotary(500.0, 0.5, "neighbours", RotaryScaling("linear", 2.0, 64))
+    experts = Experts(4, 2, 64, every=2, scores="sigmoid", shared=16, balance_rate=0.01)
+    config = replace(SHAPE, rotary=scaled, windows=(None, Window(8, 4)), experts=experts, logit_softcap=30.0, residual_scale=0.5)
+    model = Transformer(config)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.normal_(0, 0.2)
+    save_weights(model, tmp_path, 0)
+    loaded = load_weights(tmp_path)
+    assert loaded.config == config
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(InputError, match="no stock architecture has this shape"):
+        architecture(loaded.config)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "transformer": {**content["transformer"], "norm": "batch"}}))
+    with pytest.raises(InputError, match=r"config\.json: transformer\.norm: Input should be 'rms' or 'layer'"):
+        load_weights(tmp_path)

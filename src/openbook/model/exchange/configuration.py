@@ -11,6 +11,7 @@ from openbook.model.config import Experts, Rotary, TransformerConfig
 from openbook.model.exchange.facts import LAYERS, Facts, read_facts
 from openbook.model.exchange.families import FAMILIES
 from openbook.model.exchange.family import Family
+from openbook.model.exchange.own import OWN
 
 
 def load_config(folder: Path) -> TransformerConfig:
@@ -27,7 +28,7 @@ def load_family(folder: Path) -> tuple[Family, TransformerConfig]:
 def family_of(facts: Facts) -> Family:
     """Raises InputError for custom code, quantised weights, and architectures that are not in the table."""
     names = facts.content.get("architectures") or []
-    known = [family for family in FAMILIES if family.architecture in names]
+    known = [family for family in (*FAMILIES, OWN) if family.architecture in names]
     if "auto_map" in facts:
         raise facts.wrong("auto_map", "names code that comes with the model, which is never run; only stock architectures are read")
     if "quantization_config" in facts:
@@ -73,6 +74,14 @@ def family_for(config: TransformerConfig) -> Family:
     raise InputError(f"no stock architecture has this shape; nearest is {nearest}, whose {'; '.join(miss[:3])}")
 
 
+def kept_family(config: TransformerConfig) -> Family:
+    """The family in whose form a run keeps weights of this shape: a stock architecture, or our own form where there is none."""
+    try:
+        return family_for(config)
+    except InputError:
+        return OWN
+
+
 def architecture(config: TransformerConfig) -> str:
     """The stock architecture of this shape."""
     return family_for(config).architecture
@@ -80,7 +89,11 @@ def architecture(config: TransformerConfig) -> str:
 
 def exported_config(config: TransformerConfig, end_of_document: int) -> dict[str, Any]:
     """The content of `config.json`. Raises InputError if no stock architecture has this shape."""
-    family = family_for(config)
+    return written_config(family_for(config), config, end_of_document)
+
+
+def written_config(family: Family, config: TransformerConfig, end_of_document: int) -> dict[str, Any]:
+    """The content of `config.json` in the form of a family that has the shape."""
     common = {
         "architectures": [family.architecture],
         "model_type": family.model_type,

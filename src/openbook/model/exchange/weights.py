@@ -18,17 +18,18 @@ from torch import Tensor
 from openbook.errors import InputError, OpenbookError
 from openbook.files import write_json, written_aside
 from openbook.model.config import TransformerConfig
-from openbook.model.exchange.configuration import exported_config, family_for, load_family
+from openbook.model.exchange.configuration import kept_family, load_family, written_config
 from openbook.model.exchange.family import Family, Stored, layout
 from openbook.model.exchange.tensors import READ, Entry, entries, files_of, opened
 from openbook.model.transformer import Transformer
 
 
 def save_weights(model: Transformer, folder: Path, end_of_document: int) -> None:
-    """Writes `config.json` and `model.safetensors` (fp32), each whole or not at all."""
-    write_json(folder / "config.json", exported_config(model.config, end_of_document))
-    parameters = dict(model.named_parameters())
-    tensors = {name: stored.write(parameters) for name, stored in layout(family_for(model.config), model.config, parameters).items()}
+    """Writes `config.json` and `model.safetensors` (fp32), each whole or not at all: in the form of a stock architecture if one has the
+    shape, else in our own."""
+    family, tensors_of = kept_family(model.config), _tensors(model)
+    write_json(folder / "config.json", written_config(family, model.config, end_of_document))
+    tensors = {name: stored.write(tensors_of) for name, stored in layout(family, model.config, tensors_of).items()}
     path = folder / "model.safetensors"
     with written_aside(path) as aside:
         try:
@@ -42,7 +43,7 @@ def load_weights(folder: Path, device: str | torch.device = "cpu", allow_extra: 
     shape, or of a type other than float32, float16 and bfloat16."""
     config, wanted, _ = require_weights(folder, allow_extra)
     model = Transformer(config)
-    parameters = dict(model.named_parameters())
+    parameters = _tensors(model)
     by_file: dict[Path, list[tuple[Entry, Stored]]] = {}
     for entry, stored in wanted:
         by_file.setdefault(entry.path, []).append((entry, stored))
@@ -64,7 +65,7 @@ def require_weights(folder: Path, allow_extra: bool = False) -> tuple[Transforme
     _require_plausible(config, len(found), folder)
     try:
         with torch.device("meta"):
-            parameters = dict(Transformer(config).named_parameters())
+            parameters = _tensors(Transformer(config))
     except ValueError as error:  # a shape that no model can have
         raise InputError(f"{folder / 'config.json'}: {error}") from None
     stored = layout(family, config, parameters)
@@ -114,6 +115,11 @@ def _is_repeated_head(family: Family, config: TransformerConfig, name: str, thei
             "set that to false if the head is its own"
         )
     return True
+
+
+def _tensors(model: Transformer) -> dict[str, Tensor]:
+    """What a model is made of: its parameters, a tied one once, and the biases that balance experts."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _tensor(entry: Entry) -> Tensor:
