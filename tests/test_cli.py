@@ -240,7 +240,7 @@ def test_every_documented_command_exists(openbook: Command) -> None:
     lines = set(re.findall(r"^(?:\$ )?openbook ([a-z]+)([^\n#]*)", text, re.MULTILINE))
     assert {"generate", "serve", "report"} <= {name for name, _ in lines}
     for name, rest in lines:
-        first = rest.split()[0]
+        first = rest.split()[0] if rest.strip() else ""
         inner = ["add" if first == "add" else "show"] if name == "logbook" else [first] if name == "corpus" and first.islower() else []
         shown = openbook(name, *inner, "--help")
         assert shown.status == 0, name

@@ -18,6 +18,7 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_corpus import corpus
+from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
 from openbook.cli_tokens import mixture_lines, tokens
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 
 app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
+app.command("import")(import_command)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
@@ -239,8 +241,20 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def evaluate(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
+def evaluate(
+    run: RunArgument,
+    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
     """Score the weights on held-out text, beside compressors and an n-gram model."""
+    if text:
+        from openbook.evaluate.files import score_files
+        from openbook.run import Run
+
+        rows = score_files(Run(run), text)
+        show(rows, "\n".join(f"{row['bits_per_byte']:8.3f} bits per byte  {name}" for name, row in rows.items()), as_json)
+        return
     _one_stage(run, "evaluate", again, as_json)
 
 
@@ -370,8 +384,8 @@ def weights_of(path: Path) -> Path:
     from openbook.run import Run
 
     weights = Run(path).path / "weights"
-    for name, stage in (("model.safetensors", "train"), ("tokenizer.json", "export")):
-        if not (weights / name).is_file():
+    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
+        if not any(weights.glob(pattern)):
             raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
     return weights
 

@@ -99,7 +99,7 @@ def test_saved_and_loaded_is_the_same(trained: Tokenizer, tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"added_tokens": [], "pre_tokenizer": {}, "model": {}}'])
 def test_another_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"t\.json: not a byte-level BPE"):
+    with pytest.raises(InputError, match=r"t\.json: not a (byte-level BPE )?tokenizer\.json"):
         load_tokenizer(tmp_path / "t.json")
 
 
