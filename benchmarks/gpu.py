@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from openbook.logbook import Meter
+from openbook.model.count import flops_per_token
 from openbook.run import Run
 from openbook.tokens import Rows
 from openbook.train.fingerprint import fingerprint
@@ -51,7 +52,7 @@ def timed(run: Run, device: torch.device, compiled: bool) -> dict[str, Any]:
     speed = tokens / statistics.median(seconds)
     return {
         "tokens_per_second": round(speed),
-        "flops_per_second": speed * trainer.model.config.flops_per_token(),
+        "flops_per_second": speed * flops_per_token(trainer.model.config),
         "peak_bytes": torch.cuda.max_memory_allocated(),
         "joules_per_million_tokens": {
             name: round(joules / TIMED / tokens * 1e6, 1) for name, joules in meter.cost().get("joules", {}).items()

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openbook.model.count import flops_per_token
 from openbook.model.exchange import exported_config
 from openbook.model.loss import head_loss
 from openbook.model.transformer import Transformer
@@ -85,7 +86,7 @@ def litgpt_peer(model: Transformer, rows: Tensor) -> tuple[nn.Module, Callable[[
     from litgpt.model import GPT
 
     ours = model.config
-    if ours.style != "modern" or ours.tied_head:
+    if ours.norm != "rms" or ours.tied_head:
         raise ImportError("litgpt has no learned positions and ties no head")
     shape = {"block_size": ours.context, "n_layer": ours.layers, "n_embd": ours.width, "head_size": ours.head_width}
     heads = {"n_head": ours.heads, "n_query_groups": ours.kv_heads, "norm_qk": True, "rotary_percentage": 1.0}
@@ -98,7 +99,7 @@ def litgpt_peer(model: Transformer, rows: Tensor) -> tuple[nn.Module, Callable[[
 def nanogpt_peer(folder: Path | None, model: Transformer, rows: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """nanoGPT's GELU is the exact one, which on a CPU is the cheaper one to compute."""
     ours = model.config
-    if folder is None or ours.style != "gpt" or ours.band is not None or not ours.tied_head or ours.mlp_width != 4 * ours.width:
+    if folder is None or ours.norm != "layer" or any(ours.windows) or not ours.tied_head or ours.mlp_width != 4 * ours.width:
         raise ImportError("nanoGPT is not given or has another architecture")
     sys.path.insert(0, str(folder))
     from model import GPT, GPTConfig
@@ -151,7 +152,7 @@ def main() -> None:
             works[name] = peer_step(peer, loss, train.microbatches)
     steps = cpu_seconds(works)
     peak = matmul_flops_per_second(torch.device("cpu"), torch.float32, 2.0)
-    flops = tokens * model.config.flops_per_token()
+    flops = tokens * flops_per_token(model.config)
     head = cpu_seconds(head_works(recipe.model.width, recipe.tokenizer.vocab_size, train.microbatch_rows * recipe.model.context))
     result = {
         "threads": options.threads,

@@ -6,7 +6,6 @@ file, the line and what would be right. `resolve` fills in what follows from oth
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from openbook.dials import turn
 from openbook.errors import InputError
 from openbook.files import sha256_json
 from openbook.recipe_corpus import CorpusSection
+from openbook.recipe_model import ModelSection, fill, resolve_model
 from openbook.section import Name, Positive, Rate, Section, Share
 
 
@@ -40,28 +40,6 @@ class TokenizerSection(Section):
         if info.data.get("kind") == "bpe" and value < 258:
             raise PydanticCustomError("vocab_size", "should be at least 258: 256 bytes, a merge and a special token")
         return value
-
-
-class ModelSection(Section):
-    dials = ("size",)
-    style: Literal["modern", "gpt"] = "modern"
-    """modern: the shape of Qwen3. gpt: that of GPT-2, and with alternating attention that of GPT-3."""
-    layers: Positive
-    width: Positive
-    context: Positive
-    head_width: Annotated[int, Field(gt=0, multiple_of=2)] = 64
-    heads: Positive | None = None
-    kv_heads: Positive | None = None
-    mlp_width: Positive | None = None
-    attention: Literal["dense", "alternating"] = "dense"
-    """alternating: every second layer sees a band of positions only."""
-    band: Positive | None = None
-    """Width of the band: positions that a token sees, its own included."""
-    rope_theta: Annotated[float, Field(gt=0)] | None = None
-    norm_eps: Annotated[float, Field(gt=0)] | None = None
-    tied_head: bool | None = None
-    embedding_std: Annotated[float, Field(gt=0)] | None = None
-    """gpt: of all matrices."""
 
 
 class EitherOptimizer(Section):
@@ -299,48 +277,13 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """
     derived: list[str] = []
 
-    def fill(section: Section, where: str, **values: Any) -> Any:
-        missing = {key: value for key, value in values.items() if getattr(section, key) is None}
-        derived.extend(f"{where}.{key} = {json.dumps(value)}" for key, value in missing.items())
-        return section.model_copy(update=missing)
-
-    shape = recipe.model
-    shape = fill(shape, "model", heads=max(1, shape.width // shape.head_width))
-    if shape.style == "modern":
-        shape = fill(shape, "model", mlp_width=max(64, round(shape.width * 8 / 3 / 64) * 64))
-        shape = fill(shape, "model", rope_theta=10_000.0, norm_eps=1e-6, tied_head=False)
-        shape = fill(shape, "model", embedding_std=0.02 if shape.tied_head else 1.0)  # a tied one is the head, too
-    else:
-        shape = fill(shape, "model", mlp_width=4 * shape.width, norm_eps=1e-5, tied_head=True, embedding_std=0.02)
-    shape = fill(shape, "model", kv_heads=shape.heads, **({"band": 256} if shape.attention == "alternating" else {}))
-    _require_shape(shape, shape.heads, shape.kv_heads)
-    scoring = fill(recipe.evaluate, "evaluate", stride=max(1, shape.context // 2))
+    shape = resolve_model(recipe.model, derived)
+    scoring = fill(recipe.evaluate, "evaluate", derived, stride=max(1, shape.context // 2))
     if scoring.stride > shape.context:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
-    schedule = fill(recipe.train.schedule, "train.schedule", cooldown=recipe.train.schedule.fall)
+    schedule = fill(recipe.train.schedule, "train.schedule", derived, cooldown=recipe.train.schedule.fall)
     train = recipe.train.model_copy(update={"schedule": schedule})
     return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
-
-
-def _require_shape(shape: ModelSection, heads: int, kv_heads: int) -> None:
-    """Raises InputError if sizes contradict each other, or a key belongs to the other style."""
-    if heads % kv_heads:
-        raise InputError(f"model.heads = {heads} should be a multiple of model.kv_heads = {kv_heads}")
-    if shape.attention == "dense" and shape.band is not None:
-        raise InputError(f'model.band = {shape.band} needs model.attention = "alternating"')
-    if shape.style == "modern":
-        if shape.attention != "dense":
-            raise InputError('model.attention = "alternating" needs model.style = "gpt"')
-        return
-    if shape.rope_theta is not None:
-        raise InputError(f'model.rope_theta = {shape.rope_theta}: model.style = "gpt" has learned positions; leave it out')
-    if kv_heads != heads:
-        raise InputError(f'model.kv_heads = {kv_heads} should be model.heads = {heads} with model.style = "gpt"')
-    if heads * shape.head_width != shape.width:
-        raise InputError(
-            f"model.heads = {heads} times model.head_width = {shape.head_width} should be model.width = {shape.width} with "
-            'model.style = "gpt"'
-        )
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:

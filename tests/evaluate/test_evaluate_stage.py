@@ -44,7 +44,7 @@ def random_weights(run: Run) -> Outcome:
     shape = run.recipe.model
     assert shape.heads is not None and shape.kv_heads is not None and shape.mlp_width is not None
     sizes = (shape.context, shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.mlp_width)
-    model = Transformer(TransformerConfig(run.recipe.tokenizer.vocab_size, *sizes))
+    model = Transformer(TransformerConfig(run.recipe.tokenizer.vocab_size, *sizes, query_key_norm=True))
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

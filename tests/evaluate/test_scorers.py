@@ -40,7 +40,9 @@ def byte_tokenizer() -> Tokenizer:
 def random_model(context: int) -> Transformer:
     """A tiny transformer whose predictions depend on everything it reads."""
     torch.manual_seed(5)
-    model = Transformer(TransformerConfig(257, context, layers=2, width=16, heads=2, kv_heads=1, head_width=8, mlp_width=32)).eval()
+    model = Transformer(
+        TransformerConfig(257, context, layers=2, width=16, heads=2, kv_heads=1, head_width=8, mlp_width=32, query_key_norm=True)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,15 +13,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model import attention as attention_module
-from openbook.model.attention import attend, rotate, visible
+from openbook.model.attention import attend, flexible, plainly, visible
+from openbook.model.config import Window
 from openbook.model.initialise import initialise
+from openbook.model.loss import head_loss
 from openbook.model.parts import LayerNorm, RMSNorm, gated, gelu
+from openbook.model.positions import rotate
 from openbook.model.transformer import Activations, Transformer, TransformerConfig
 
-MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160)
-GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, norm_eps=1e-5, tied_head=True, style="gpt")
-BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, norm_eps=1e-5, tied_head=True, style="gpt", band=50)
-STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED}
+BIASES: dict[str, Any] = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
+GPT_STYLE: dict[str, Any] = {
+    "norm": "layer",
+    "norm_eps": 1e-5,
+    "positions": "learned",
+    "activation": "gelu-tanh",
+    "tied_head": True,
+    **BIASES,
+}
+MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160, query_key_norm=True)
+GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, **GPT_STYLE)
+BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, windows=(None, Window(50)), **GPT_STYLE)
+STRIDED = replace(BANDED, windows=(Window(30, 16), Window(70, 3)), score_softcap=3.0, logit_softcap=9.0, head_bias=True)
+STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED, "strided": STRIDED}
 
 
 def same(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float = 2e-5) -> None:
@@ -55,7 +70,14 @@ def test_rotation() -> None:
         first, second = x.transpose(1, 2).chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
+    def neighbours(x: Tensor) -> Tensor:
+        """Of the first 16 of 20 elements."""
+        x = x.transpose(1, 2)
+        turned = torch.view_as_complex(x[..., :16].unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        return torch.cat((torch.view_as_real(turned).flatten(-2), x[..., 16:]), -1)
+
     same(lambda x: rotate(x, cos, sin), plain, [torch.randn(2, 9, 3, 16)])
+    same(lambda x: rotate(x, cos, sin, neighbours=True), neighbours, [torch.randn(2, 9, 3, 20)])
 
 
 def test_gelu() -> None:
@@ -71,16 +93,56 @@ def test_gate() -> None:
 def test_attention(time: int, band: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = torch.tensor([[0 <= i - j < (band or time) for j in range(time)] for i in range(time)])
     shapes = [(3, 4, time, 16), (3, 2, time, 16), (3, 2, time, 16)]
+    window = Window(band) if band else None
 
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = (part.repeat_interleave(2, dim=1) for part in (key, value))
         scores = (query @ key.mT / 4).masked_fill(~seen, -torch.inf)
         return scores.softmax(-1) @ value
 
-    assert torch.equal(visible(0, time, band, torch.device("cpu")), seen)
-    same(lambda *parts: attend(*parts, band), plain, [torch.randn(shape) for shape in shapes])
+    assert torch.equal(visible(0, time, window, torch.device("cpu")), seen)
+    same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
     monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)
-    same(lambda *parts: attend(*parts, band), plain, [torch.randn(shape) for shape in shapes])
+    same(lambda *parts: attend(*parts, window), plain, [torch.randn(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("stride", [None, 1, 7, 64, 130])
+@pytest.mark.parametrize(("width", "softcap"), [(1, None), (7, 2.0), (70, None), (130, 2.0)])
+def test_strides_and_caps(width: int, softcap: float | None, stride: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    window, time = Window(width, stride), 197
+    shapes = [(2, 4, time, 8), (2, 2, time, 8), (2, 2, time, 8)]
+    seen = visible(0, time, window, torch.device("cpu"))
+
+    def plain(*parts: Tensor) -> Tensor:
+        return plainly(*parts, seen, 0.7, softcap)
+
+    same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
+    monkeypatch.setattr(attention_module, "BLOCKWISE_CONTEXT", 0)  # probabilities are computed again
+    same(lambda *parts: attend(*parts, window, 0.7, softcap), plain, [torch.randn(shape) for shape in shapes], 1e-4)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [Window(50), Window(20, 7)])
+def test_what_a_gpu_is_told_is_the_same_attention(window: Window, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flex attention as it is, not compiled for a GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    monkeypatch.setattr(attention_module, "_flex", lambda: (flex_attention, create_block_mask))
+    query, key, value = (torch.randn(2, heads, 200, 16) for heads in (4, 2, 2))
+    expected = plainly(query, key, value, visible(0, 200, window, torch.device("cpu")), 0.3, softcap)
+    assert torch.allclose(flexible(query, key, value, window, 0.3, softcap), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_the_head_loss_with_a_bias_and_a_cap(softcap: float | None) -> None:
+    targets = torch.randint(0, 50, (300,))
+
+    def plain(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        logits = F.linear(hidden, weight, bias)
+        return F.cross_entropy(logits if softcap is None else softcap * torch.tanh(logits / softcap), targets)
+
+    inputs = [torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)]
+    same(lambda hidden, weight, bias: head_loss(hidden, weight, targets, bias, softcap), plain, inputs)
 
 
 def gradients(config: TransformerConfig, activations: Activations = "keep", threads: int = 1) -> dict[str, Tensor]:

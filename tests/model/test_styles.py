@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from openbook.errors import InputError
+from openbook.model.config import Window
 from openbook.model.generate import Sampling, generate
 from openbook.model.initialise import initialise
 from openbook.model.transformer import Transformer
@@ -41,12 +42,12 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_gpt_sizes_follow_gpt2(recipe: Path) -> None:
-    loaded, derived = load_recipe(recipe, ["model.style=gpt", "model.attention=alternating"])
+    loaded, derived = load_recipe(recipe, ["model.style=gpt", "model.windows=[0, 256]"])
     config = config_of(loaded.model, 300)
-    assert (config.style, config.mlp_width, config.norm_eps, config.tied_head, config.kv_heads) == ("gpt", 128, 1e-5, True, 2)
-    assert [config.band_of(layer) for layer in range(4)] == [None, 256, None, 256]
+    assert (config.norm, config.mlp_width, config.norm_eps, config.tied_head, config.kv_heads) == ("layer", 128, 1e-5, True, 2)
+    assert [config.window(layer) for layer in range(4)] == [None, Window(256), None, Window(256)]
     assert loaded.model.embedding_std == 0.02
-    assert "model.band = 256" in derived
+    assert "model.tied_head = true" in derived
 
 
 @pytest.mark.parametrize(("tied", "deviation"), [("true", 0.02), ("false", 1.0)])
@@ -57,12 +58,10 @@ def test_a_table_that_is_also_the_head_starts_small(recipe: Path, tied: str, dev
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.style=gpt", "model.rope_theta=5.0"], "has learned positions; leave it out"),
+        (["model.style=gpt", "model.rotary.theta=5.0"], 'positions are "learned"; leave it out'),
         (["model.style=gpt", "model.kv_heads=1"], "model.kv_heads = 1 should be model.heads = 2"),
         (["model.style=gpt", "model.heads=3"], "model.heads = 3 times model.head_width = 16 should be model.width = 32"),
-        (["model.attention=alternating"], 'needs model.style = "gpt"'),
-        (["model.style=gpt", "model.band=8"], 'needs model.attention = "alternating"'),
-        (["model.style=bert"], "should be one of 'modern' or 'gpt'"),
+        (["model.style=bert"], "should be one of 'modern', 'gpt'"),
     ],
 )
 def test_contradictions_are_named(recipe: Path, settings: list[str], message: str) -> None:
@@ -71,7 +70,7 @@ def test_contradictions_are_named(recipe: Path, settings: list[str], message: st
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("settings", [[], ["model.attention=alternating", "model.band=8"]])
+@pytest.mark.parametrize("settings", [[], ["model.windows=[0, 8]"]])
 def test_the_gpt_style_draws_the_likeliest_tokens(recipe: Path, settings: list[str]) -> None:
     loaded, _ = load_recipe(recipe, ["model.style=gpt", *settings])
     model = Transformer(config_of(loaded.model, 300)).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,26 +14,31 @@ from safetensors.torch import load_file, save_file
 
 from openbook.errors import InputError
 from openbook.model import loss as loss_module
+from openbook.model.config import Rotary, Window
+from openbook.model.count import flops_per_token, matmul_parameters
 from openbook.model.exchange import load_weights, save_weights
 from openbook.model.initialise import initialise
 from openbook.model.loss import head_loss
 from openbook.model.transformer import Cache, Transformer, TransformerConfig
 
+MODERN: dict[str, Any] = {"query_key_norm": True}
+BANDED: dict[str, Any] = {"norm": "layer", "positions": "learned", "output_bias": True, "activation": "gelu-tanh", "mlp_bias": True}
+GPT: dict[str, Any] = {**BANDED, "qkv_bias": True}
 SHAPES = {
-    "plain": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 64),
-    "grouped": TransformerConfig(300, 48, 2, 32, 4, 2, 16, 96, rope_theta=500_000.0, norm_eps=1e-5),
-    "one key head": TransformerConfig(300, 48, 3, 48, 3, 1, 8, 64),
-    "tied": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 64, tied_head=True),
-    "gpt": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, style="gpt"),
-    "gpt untied": TransformerConfig(300, 48, 2, 36, 3, 3, 12, 100, style="gpt"),
-    "banded": TransformerConfig(300, 48, 3, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, style="gpt", band=7),
+    "plain": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 64, **MODERN),
+    "grouped": TransformerConfig(300, 48, 2, 32, 4, 2, 16, 96, rotary=Rotary(500_000.0), norm_eps=1e-5, **MODERN),
+    "one key head": TransformerConfig(300, 48, 3, 48, 3, 1, 8, 64, **MODERN),
+    "tied": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 64, tied_head=True, **MODERN),
+    "gpt": TransformerConfig(300, 48, 2, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, **GPT),
+    "gpt untied": TransformerConfig(300, 48, 2, 36, 3, 3, 12, 100, **GPT),
+    "banded": TransformerConfig(300, 48, 3, 32, 2, 2, 16, 128, norm_eps=1e-5, tied_head=True, windows=(None, Window(7)), **BANDED),
 }
 
 
 def random_model(config: TransformerConfig, seed: int = 0) -> Transformer:
     """A model whose every part matters: no zero and no one is left in its weights."""
     model = Transformer(config)
-    initialise(model, seed, 0.02 if config.style == "gpt" else 1.0)
+    initialise(model, seed, *((0.02, "normal") if config.norm == "layer" else (1.0, "identity")))
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -63,6 +69,14 @@ def test_saved_and_loaded_is_the_same_model(shape: str, tmp_path: Path) -> None:
     assert loaded.config == model.config
     for (name, mine), (_, other) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(mine, other), name
+
+
+@pytest.mark.parametrize(
+    ("shape", "dials", "named"), [("gpt", {"norm_place": "parallel"}, "norm_place"), ("plain", {"logit_softcap": 5.0}, "logit_softcap")]
+)
+def test_a_shape_that_no_stock_architecture_has_is_refused(shape: str, dials: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=named):
+        save_weights(random_model(replace(SHAPES[shape], **dials)), tmp_path, end_of_document=299)
 
 
 def test_a_wrong_weights_file_is_named_with_its_tensor(tmp_path: Path) -> None:
@@ -151,7 +165,7 @@ def test_first_weights_depend_on_seed_and_name_alone() -> None:
     initialise(one, 1)
     initialise(two, 1)
     initialise(other, 2)
-    longer = Transformer(TransformerConfig(300, 48, 5, 32, 2, 2, 16, 64))
+    longer = Transformer(TransformerConfig(300, 48, 5, 32, 2, 2, 16, 64, **MODERN))
     initialise(longer, 1)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, two.get_parameter(name))
@@ -162,7 +176,7 @@ def test_first_weights_depend_on_seed_and_name_alone() -> None:
 
 def test_first_weights_in_the_gpt_style_are_those_of_gpt2() -> None:
     model = Transformer(replace(SHAPES["gpt"], layers=8, width=128, heads=8))
-    initialise(model, 1, 0.02)
+    initialise(model, 1, 0.02, "normal")
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             assert (parameter == (0.0 if name.endswith(".bias") else 1.0)).all(), name
@@ -190,15 +204,15 @@ def test_the_flop_count_is_what_torch_counts(shape: str) -> None:
     attention = 6 * config.layers * config.context * config.heads * config.head_width
     products = counter.get_flop_counts()["Global"]
     counted = sum(count for operator, count in products.items() if str(operator) in ("aten.mm", "aten.addmm"))  # bmm: attention
-    assert counted == (config.flops_per_token() - attention) * config.context
+    assert counted == (flops_per_token(config) - attention) * config.context
 
 
 def test_a_band_spares_what_it_hides() -> None:
     config = SHAPES["banded"]
-    pairs = [sum(min(position + 1, band or 99) - 0.5 for position in range(48)) for band in (config.band_of(layer) for layer in range(3))]
+    pairs = [sum(min(position + 1, band or 99) - 0.5 for position in range(48)) for band in (None, 7, None)]
     dense, banded = (12 * 32 * count / 48 for count in pairs[:2])  # half a position: the one that is not full yet, on average
-    assert config.flops_per_token() - 6 * config.matmul_parameters == pytest.approx(2 * dense + banded, rel=0.02)
-    assert config.flops_per_token(4) == replace(config, band=None).flops_per_token(4)
+    assert flops_per_token(config) - 6 * matmul_parameters(config) == pytest.approx(2 * dense + banded, rel=0.02)
+    assert flops_per_token(config, 4) == flops_per_token(replace(config, windows=(None,)), 4)
 
 
 @pytest.mark.parametrize("shape", ["grouped", "gpt untied"])
@@ -207,4 +221,4 @@ def test_parameters_are_counted_exactly(shape: str) -> None:
     model = Transformer(config)
     looked_up = ("embedding.weight", "position.weight")
     matrices = sum(parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() == 2 and name not in looked_up)
-    assert config.matmul_parameters == matrices
+    assert matmul_parameters(config) == matrices

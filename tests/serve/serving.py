@@ -32,7 +32,9 @@ def tokenizer_of(size: int) -> Tokenizer:
 
 
 def random_model(vocab_size: int, context: int = CONTEXT, width: int = 32) -> Transformer:
-    config = TransformerConfig(vocab_size, context, layers=2, width=width, heads=4, kv_heads=2, head_width=8, mlp_width=48)
+    config = TransformerConfig(
+        vocab_size, context, layers=2, width=width, heads=4, kv_heads=2, head_width=8, mlp_width=48, query_key_norm=True
+    )
     model = Transformer(config)
     initialise(model, seed=1)
     noise = torch.Generator().manual_seed(2)

@@ -28,6 +28,7 @@ SETTINGS = {
     "int8 state": ["train.optimizer.state=int8"],
     "adamw, bf16 state": ["train.optimizer.kind=adamw", "train.optimizer.state=bf16"],
     "tied head": ["model.tied_head=true"],
+    "narrow": ["model.style=opt", "model.norm_place=post", "model.embedding_width=24"],
     "ramp": ["train.ramp.start=4", "train.ramp.over=0.3"],
     "audited": ["train.audit_every=1"],
 }

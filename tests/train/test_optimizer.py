@@ -18,6 +18,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "layers.0.norm.weight": (24,),
     "layers.1.up.weight": (40, 24),
     "layers.1.down.weight": (24, 40),
+    "layers.2.experts.up": (3, 40, 24),
     "head.weight": (37, 24),
 }
 
@@ -76,8 +77,8 @@ def test_adamw_is_torch_adamw_and_decays_matrices_only() -> None:
     theirs = {name: tensor.requires_grad_() for name, tensor in drawn(3).items()}
     optimizer = Optimizer(mine, SHAPES, AdamWSection(kind="adamw", rate=0.01))
     groups = [
-        {"params": [theirs[name] for name in SHAPES if len(SHAPES[name]) == size], "weight_decay": decay}
-        for size, decay in ((2, 0.1), (1, 0))
+        {"params": [theirs[name] for name in SHAPES if (len(SHAPES[name]) > 1) == matrices], "weight_decay": decay}
+        for matrices, decay in ((True, 0.1), (False, 0))
     ]
     peer = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     for step in range(6):
@@ -102,6 +103,17 @@ def test_muon_is_torch_muon_and_decays_its_matrices_only() -> None:
         peer.step()
         assert torch.allclose(mine["layers.0.query.weight"], theirs, atol=2e-3)  # torch iterates in bf16
     assert torch.equal(mine["head.weight"], still)
+
+
+def test_muon_takes_experts_as_so_many_matrices() -> None:
+    name = "layers.2.experts.up"
+    together, apart = {name: drawn(6)[name]}, {f"layers.{index}": matrix.clone() for index, matrix in enumerate(drawn(6)[name])}
+    optimizers = [Optimizer(weights, {key: tuple(value.shape) for key, value in weights.items()}, MUON) for weights in (together, apart)]
+    for step in range(3):
+        gradient = drawn(step)[name]
+        optimizers[0].step({name: gradient}, step, 1.0)
+        optimizers[1].step({f"layers.{index}": matrix for index, matrix in enumerate(gradient)}, step, 1.0)
+    assert torch.allclose(together[name], torch.stack(list(apart.values())), atol=1e-6)
 
 
 @pytest.mark.parametrize("state", ["fp32", "bf16", "int8"])

@@ -1,152 +1,129 @@
-"""Causal attention, dense or within a band, and its key-value cache."""
+"""Causal attention, of everything before or within a window, and its key-value cache."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openbook.model.config import TransformerConfig
+from openbook.model.blockwise import blockwise
+from openbook.model.config import TransformerConfig, Window
 from openbook.model.parts import Linear, RMSNorm
+from openbook.model.positions import rotate
 
-ROWS, HEADS = 64, 16
-"""Queries and heads whose scores are computed at once on a CPU: they stay in its cache."""
 BLOCKWISE_CONTEXT = 1024
 """Up to here training on a CPU keeps the probabilities, which saves a third of attention's time; beyond, their memory would dominate."""
 
 
-class _Rotate(torch.autograd.Function):
-    """x: (batch, time, heads, head_width) -> (batch, heads, time, head_width); the gradient is rotated back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotated(x.transpose(1, 2), cos, sin, -1.0)
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotated(outputs[0].transpose(1, 2), cos[:, None], sin[:, None], 1.0), None, None
+def sees(window: Window | None, distance: Tensor) -> Tensor:
+    """Whether a query sees the key so many positions before its own."""
+    before = distance >= 0
+    if window is None:
+        return before
+    near = distance < window.width
+    return before & (near if window.stride is None else near | (distance % window.stride == 0))
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """A new contiguous tensor, whatever the strides of x."""
-    output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    (first, second), (left, right) = x.chunk(2, -1), output.chunk(2, -1)
-    torch.mul(x, torch.cat((cos, cos), -1), out=output)
-    left.addcmul_(second, sin, value=sign)
-    right.addcmul_(first, sin, value=-sign)
+def visible(start: int, time: int, window: Window | None, device: torch.device) -> Tensor:
+    """(time, start + time): what new token i, at position start + i, sees."""
+    keys = torch.arange(start + time, device=device)
+    return sees(window, keys[start:, None] - keys)
+
+
+def plainly(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float, softcap: float | None = None) -> Tensor:
+    """Attention as its formula says, for any device: softmax of capped scores over what is seen, times the values.
+
+    query: (batch, heads, time, head_width); key, value: (batch, kv_heads, keys, head_width); seen: (time, keys). All else is tested by it.
+    """
+    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    scores = (query @ key.mT) * scale  # (batch, heads, time, keys)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~seen, -math.inf).softmax(-1) @ value
+
+
+@functools.cache
+def _flex() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    return torch.compile(flex_attention), functools.lru_cache(64)(create_block_mask)
+
+
+@functools.cache
+def _mask(window: Window | None) -> Callable[..., Tensor]:
+    """One function a window, so that the table of blocks made of it is made once."""
+    return lambda batch, head, query, key: sees(window, query - key)
+
+
+@functools.cache
+def _cap(softcap: float) -> Callable[..., Tensor]:
+    return lambda score, batch, head, query, key: softcap * torch.tanh(score / softcap)
+
+
+def flexible(query: Tensor, key: Tensor, value: Tensor, window: Window | None, scale: float, softcap: float | None) -> Tensor:
+    """The same on a GPU (Dong et al. 2024, "Flex Attention"): blocks that a window hides cost nothing."""
+    attention, blocks = _flex()
+    time = query.shape[2]
+    shown = blocks(_mask(window), None, None, time, time, device=query.device)
+    capped = None if softcap is None else _cap(softcap)
+    grouped = query.shape[1] != key.shape[1]
+    output: Tensor = attention(query, key, value, score_mod=capped, block_mask=shown, scale=scale, enable_gqa=grouped)
     return output
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) on halves.
-
-    x: (batch, time, heads, head_width); cos, sin: (time, head_width/2). Returns (batch, heads, time, head_width).
-    """
-    rotated: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
-    return rotated
-
-
-def visible(start: int, time: int, band: int | None, device: torch.device) -> Tensor:
-    """(time, start + time): new token i, at position start + i, sees up to its own position, and no more than `band` positions."""
-    keys = torch.arange(start + time, device=device)
-    queries = keys[start:, None]
-    seen = keys <= queries
-    return seen if band is None else seen & (keys > queries - band)
-
-
-def _blocks(time: int, band: int | None, like: Tensor) -> Iterator[tuple[int, int, int, int, Tensor]]:
-    """For a block of queries first … last - 1: the keys that it sees begin at `begin`, and `mask` goes on the scores of the keys from
-    `masked` on; those before are seen by the whole block."""
-    for first in range(0, time, ROWS):
-        last = min(first + ROWS, time)
-        begin = max(0, first - band + 1) if band else 0
-        masked = begin if last - begin > (band or last) else first
-        seen = visible(first - masked, last - first, band, like.device)
-        yield first, last, begin, masked, torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -math.inf)
-
-
-class _Blockwise(torch.autograd.Function):
-    """query, key, value: (batch * heads, time, head_width), contiguous."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, band: int | None) -> Tensor:
-        output, kept = torch.empty_like(query), []
-        scale, nothing = query.shape[2] ** -0.5, query.new_empty(())
-        for first, last, begin, masked, mask in _blocks(query.shape[1], band, query):
-            for heads in _slices(query.shape[0]):
-                keys = key[heads, begin:last].mT
-                scores = torch.baddbmm(nothing, query[heads, first:last], keys, beta=0, alpha=scale)  # (heads, rows, keys)
-                scores[:, :, masked - begin :] += mask
-                probabilities = torch.softmax(scores, -1)
-                torch.bmm(probabilities, value[heads, begin:last], out=output[heads, first:last])
-                kept.append(probabilities)
-        ctx.band = band
-        ctx.save_for_backward(query, key, value, output, *kept)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, output, *kept = ctx.saved_tensors
-        gradient = outputs[0].contiguous()
-        scale, nothing = query.shape[2] ** -0.5, query.new_empty(())
-        by_query, by_key, by_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        mean = -(gradient * output).sum(-1, keepdim=True)  # (batch * heads, time, 1)
-        remaining = iter(kept)
-        for first, last, begin, _, _ in _blocks(query.shape[1], ctx.band, query):
-            for heads in _slices(query.shape[0]):
-                probabilities, part = next(remaining), gradient[heads, first:last]
-                by_value[heads, begin:last] += torch.bmm(probabilities.mT, part)
-                scores = torch.baddbmm(mean[heads, first:last], part, value[heads, begin:last].mT).mul_(probabilities)
-                torch.baddbmm(nothing, scores, key[heads, begin:last], beta=0, alpha=scale, out=by_query[heads, first:last])
-                by_key[heads, begin:last].add_(torch.bmm(scores.mT, query[heads, first:last]), alpha=scale)
-        return by_query, by_key, by_value, None
-
-
-def _slices(heads: int) -> list[slice]:
-    return [slice(start, start + HEADS) for start in range(0, heads, HEADS)]
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, band: int | None = None) -> Tensor:
-    """Causal attention; a query sees `band` positions, its own included, or all before it.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, window: Window | None = None, scale: float | None = None, softcap: float | None = None
+) -> Tensor:
+    """Causal attention; a query sees what the window says, or all before it and itself.
 
     query: (batch, heads, time, head_width); key, value: (batch, kv_heads, past + time, head_width), of which the last `time` belong to
-    the queries. Returns the shape of query.
+    the queries. `scale`: of the scores, None for 1 / sqrt(head_width). Returns the shape of query.
     """
     time, past = query.shape[2], key.shape[2] - query.shape[2]
-    if query.device.type == "cpu" and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
-        return attend(query.float(), key.float(), value.float(), band).to(query.dtype)
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()  # which makes plain products of its own
+    if on_cpu and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
+        return attend(query.float(), key.float(), value.float(), window, scale, softcap).to(query.dtype)
     grouped = query.shape[1] != key.shape[1]
-    if query.device.type == "cpu" and query.dtype == torch.float32 and not past and time <= BLOCKWISE_CONTEXT:
+    factor = query.shape[3] ** -0.5 if scale is None else scale
+    if window is not None and past + time <= window.width:
+        window = None
+    if window is not None and window.stride is None and past:
+        key, value = (part[:, :, -(window.width + time - 1) :] for part in (key, value))
+        past = key.shape[2] - time
+        window = window if time > 1 else None
+    special = window is not None or softcap is not None
+    if on_cpu and query.dtype == torch.float32 and not past and (special or time <= BLOCKWISE_CONTEXT):
         if grouped:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-        mixed: Tensor = _Blockwise.apply(*(part.contiguous().flatten(0, 1) for part in (query, key, value)), band)  # type: ignore[no-untyped-call]
-        return mixed.view(query.shape)
-    whole = band is None or past + time <= band
-    if whole and (not past or time == 1):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=not past, enable_gqa=grouped)
-    mask = visible(past, time, band, query.device)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        return blockwise(query, key, value, window, factor, softcap, time <= BLOCKWISE_CONTEXT)
+    if query.is_cuda and not past and special:
+        return flexible(query, key, value, window, factor, softcap)
+    if softcap is not None:
+        return plainly(query, key, value, visible(past, time, window, query.device), factor, softcap)
+    if window is None and (not past or time == 1):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=not past, scale=scale, enable_gqa=grouped)
+    mask = visible(past, time, window, query.device)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention. In the modern style queries and keys are RMS-normalised, then rotated."""
+    """Causal grouped-query attention; queries and keys may be RMS-normalised by head, then rotated."""
 
-    def __init__(self, config: TransformerConfig, band: int | None) -> None:
+    def __init__(self, config: TransformerConfig, window: Window | None) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width, self.band = config.heads, config.kv_heads, config.head_width, band
-        self.query = Linear(config.width, self.heads * self.head_width, config.projection_bias)
-        self.key = Linear(config.width, self.kv_heads * self.head_width, config.projection_bias)
-        self.value = Linear(config.width, self.kv_heads * self.head_width, config.projection_bias)
-        self.output = Linear(self.heads * self.head_width, config.width, bias=config.style == "gpt")
-        if config.style == "modern":
-            self.query_norm = RMSNorm(self.head_width, config.norm_eps)
-            self.key_norm = RMSNorm(self.head_width, config.norm_eps)
+        self.heads, self.kv_heads, self.head_width, self.window = config.heads, config.kv_heads, config.head_width, window
+        self.scale, self.softcap, self.neighbours = config.score_scale, config.score_softcap, config.rotary.pairs == "neighbours"
+        self.query = Linear(config.width, self.heads * self.head_width, config.qkv_bias)
+        self.key = Linear(config.width, self.kv_heads * self.head_width, config.qkv_bias)
+        self.value = Linear(config.width, self.kv_heads * self.head_width, config.qkv_bias)
+        self.output = Linear(self.heads * self.head_width, config.width, config.output_bias)
+        self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
+        self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
         batch, time, _ = x.shape
@@ -155,13 +132,15 @@ class Attention(nn.Module):
         value = self.value(x).view(batch, time, self.kv_heads, self.head_width).transpose(1, 2)  # (batch, kv_heads, time, head_width)
         if x.device.type == "cpu" and cache is None:  # norms, rotation and attention take half as long in fp32 there as in bf16
             query, key, value = query.float(), key.float(), value.float()
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if rotary is None:
             query, key = query.transpose(1, 2), key.transpose(1, 2)
         else:
-            query, key = rotate(self.query_norm(query), *rotary), rotate(self.key_norm(key), *rotary)
+            query, key = rotate(query, *rotary, self.neighbours), rotate(key, *rotary, self.neighbours)
         if cache is not None:
             key, value = cache.append(key, value)  # (batch, kv_heads, past + time, head_width)
-        mixed = attend(query, key, value, self.band)  # (batch, heads, time, head_width)
+        mixed = attend(query, key, value, self.window, self.scale, self.softcap)  # (batch, heads, time, head_width)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1).to(x.dtype))
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 Norm = Literal["rms", "layer"]
 NormPlace = Literal["pre", "post", "parallel", "parallel-shared"]
-"""pre: before attention and MLP. post: after each has been added (OPT-350M; no final norm). parallel: attention and MLP both read the layer's
-input, each through its own norm (GPT-NeoX). parallel-shared: through one (GPT-J)."""
+"""pre: before attention and MLP. post: after each has been added (OPT-350M; no final norm). parallel: attention and MLP both read the
+layer's input, each through its own norm (GPT-NeoX). parallel-shared: through one (GPT-J)."""
 Positions = Literal["rotary", "learned", "none"]
 Activation = Literal["swiglu", "geglu", "gelu", "gelu-tanh", "relu", "relu2"]
 """swiglu and geglu have three matrices, the others two. gelu is exact, gelu-tanh GPT-2's approximation."""

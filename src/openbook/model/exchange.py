@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from openbook.errors import InputError, OpenbookError
 from openbook.files import write_json, written_aside
+from openbook.model.config import Rotary, Window
 from openbook.model.transformer import Transformer, TransformerConfig
 
 QWEN3, GPT2, GPT_NEO = "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoForCausalLM"
+GPT: dict[str, Any] = {"norm": "layer", "positions": "learned", "output_bias": True, "activation": "gelu-tanh", "mlp_bias": True}
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
 _NAMES = {
@@ -92,9 +94,9 @@ class Stored:
 
 def architecture(config: TransformerConfig) -> str:
     """The stock architecture of this shape."""
-    if config.style == "modern":
+    if config.norm == "rms":
         return QWEN3
-    return GPT2 if config.band is None else GPT_NEO
+    return GPT2 if not any(config.windows) else GPT_NEO
 
 
 def layout(model: Transformer) -> dict[str, Stored]:
@@ -127,14 +129,24 @@ def exported_config(config: TransformerConfig, end_of_document: int) -> dict[str
         "torch_dtype": "float32",
         "use_cache": True,
     }
-    if config.style == "modern":
-        return common | _qwen3_facts(config)
+    if config.norm == "rms":
+        return _checked(config, common | _qwen3_facts(config))
     if config.kv_heads != config.heads or config.heads * config.head_width != config.width:
         raise InputError(
             f"{architecture(config)} has as many key heads as heads, which share its width: {config.heads} heads of {config.head_width} "
             f"with {config.kv_heads} key heads do not fit a width of {config.width}"
         )
-    return common | (_gpt2_facts(config) if config.band is None else _gpt_neo_facts(config))
+    return _checked(config, common | (_gpt2_facts(config) if not any(config.windows) else _gpt_neo_facts(config)))
+
+
+def _checked(config: TransformerConfig, content: dict[str, Any]) -> dict[str, Any]:
+    """Raises InputError if the content describes another shape than this one."""
+    name = content["architectures"][0]
+    read = {QWEN3: _from_qwen3, GPT2: _from_gpt2, GPT_NEO: _from_gpt_neo}[name](content)
+    wrong = [field.name for field in fields(config) if getattr(read, field.name) != getattr(config, field.name)]
+    if wrong:
+        raise InputError(f"{name} is the nearest stock architecture, and has no {wrong[0]} = {getattr(config, wrong[0])!r}")
+    return content
 
 
 def _qwen3_facts(config: TransformerConfig) -> dict[str, Any]:
@@ -149,7 +161,7 @@ def _qwen3_facts(config: TransformerConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        "rope_theta": config.rotary.theta,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_sliding_window": False,
@@ -182,7 +194,7 @@ def _gpt_neo_facts(config: TransformerConfig) -> dict[str, Any]:
         "num_heads": config.heads,
         "intermediate_size": config.mlp_width,
         "attention_types": [[["global", "local"], pairs]] * bool(pairs) + [[["global"], 1]] * odd,
-        "window_size": config.band,
+        "window_size": max(window.width for window in config.windows if window),
         "activation_function": TANH_GELU[0],
         "layer_norm_epsilon": config.norm_eps,
         "attention_dropout": 0.0,
@@ -234,7 +246,8 @@ def _from_qwen3(content: dict[str, Any]) -> TransformerConfig:
         kv_heads=content["num_key_value_heads"],
         head_width=content["head_dim"],
         mlp_width=content["intermediate_size"],
-        rope_theta=content.get("rope_theta") or rope["rope_theta"],
+        rotary=Rotary(content.get("rope_theta") or rope["rope_theta"]),
+        query_key_norm=True,
         norm_eps=content["rms_norm_eps"],
         tied_head=content.get("tie_word_embeddings", False),
     )
@@ -253,7 +266,8 @@ def _from_gpt2(content: dict[str, Any]) -> TransformerConfig:
         mlp_width=content.get("n_inner") or 4 * width,
         norm_eps=content["layer_norm_epsilon"],
         tied_head=content.get("tie_word_embeddings", True),
-        style="gpt",
+        qkv_bias=True,
+        **GPT,
     )
 
 
@@ -273,8 +287,8 @@ def _from_gpt_neo(content: dict[str, Any]) -> TransformerConfig:
         mlp_width=content.get("intermediate_size") or 4 * width,
         norm_eps=content["layer_norm_epsilon"],
         tied_head=content.get("tie_word_embeddings", True),
-        style="gpt",
-        band=content["window_size"],
+        windows=(None, Window(content["window_size"])),
+        **GPT,
     )
 
 

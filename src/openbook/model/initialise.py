@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from openbook.model.transformer import Transformer, TransformerConfig
 
+Start = Literal["identity", "normal"]
+"""How the weights of a model's matrices begin; see `deviation`."""
 HEAD_STD = 0.001
 """A head that starts near zero starts at the loss of a uniform guess."""
 
@@ -26,37 +29,40 @@ def generator(seed: int, *purpose: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def deviation(config: TransformerConfig, name: str, shape: torch.Size, embedding_std: float) -> float:
-    """Standard deviation of a matrix's initial values.
+def deviation(config: TransformerConfig, name: str, shape: torch.Size, embedding_std: float, start: Start) -> float:
+    """Standard deviation of a matrix's initial values; of experts' too, (experts, out, in), and of the projections of narrow embeddings.
 
-    gpt: `embedding_std` everywhere (0.02 is GPT-2's), over sqrt(2 layers) for the projections that write to the residual stream (Radford
-    et al. 2019, section 2.3). modern: 0 for those, so that every layer starts as the identity, as in Zhang et al. 2019 "Fixup".
+    normal: `embedding_std` everywhere (0.02 is GPT-2's), over sqrt(2 layers) for the projections that write to the residual stream (Radford
+    et al. 2019, section 2.3). identity: 0 for those, so that every layer starts as the identity, as in Zhang et al. 2019 "Fixup";
+    `embedding_std` for tables, 1 / sqrt(in) for what is left.
     """
-    writes = name.endswith((".attention.output.weight", ".mlp.down.weight"))
-    if config.style == "gpt":
+    writes = name.startswith("layers.") and (name.endswith(".attention.output.weight") or ".down" in name)
+    if start == "normal":
         return embedding_std / math.sqrt(2 * config.layers) if writes else embedding_std
-    if name.startswith("embedding."):
+    if name.startswith(("embedding.", "position.")):
         return embedding_std
     if name.startswith("head."):
         return HEAD_STD
-    return 0.0 if writes else 1.0 / math.sqrt(shape[1])
+    return 0.0 if writes else 1.0 / math.sqrt(shape[-1])
 
 
-def initial_values(config: TransformerConfig, name: str, shape: torch.Size, seed: int, embedding_std: float) -> torch.Tensor:
+def initial_values(config: TransformerConfig, name: str, shape: torch.Size, seed: int, embedding_std: float, start: Start) -> torch.Tensor:
     """A parameter's initial values: zeros for biases, ones for norms' weights, normal values for matrices (see `deviation`)."""
+    if name.endswith("bias"):
+        return torch.zeros(shape)
     if len(shape) == 1:
-        return torch.full(shape, 0.0 if name.endswith(".bias") else 1.0)
-    values = generator(seed, "initial", name).standard_normal(tuple(shape)) * deviation(config, name, shape, embedding_std)
+        return torch.ones(shape)
+    values = generator(seed, "initial", name).standard_normal(tuple(shape)) * deviation(config, name, shape, embedding_std, start)
     return torch.from_numpy(values.astype(np.float32))
 
 
 @torch.no_grad()
-def initialise(model: Transformer, seed: int, embedding_std: float = 1.0) -> None:
+def initialise(model: Transformer, seed: int, embedding_std: float = 1.0, start: Start = "identity") -> None:
     """Fills the parameters in place, or a worker's rows of them where the model is cut over several."""
     for name, parameter in model.named_parameters():
-        values = initial_values(model.config, name, parameter.shape, seed, embedding_std)
+        values = initial_values(model.config, name, parameter.shape, seed, embedding_std, start)
         if isinstance(parameter, DTensor):
-            own, (start, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-            parameter.to_local().copy_(values[start : start + own[0]])
+            own, (first, *_) = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+            parameter.to_local().copy_(values[first : first + own[0]])
         else:
             parameter.copy_(values)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openbook.model.config import TransformerConfig
+from openbook.model.config import GATED, Activation, TransformerConfig
 
 
 class Linear(nn.Module):
@@ -90,8 +90,8 @@ class LayerNorm(nn.Module):
 
 
 def norm(config: TransformerConfig) -> RMSNorm | LayerNorm:
-    """The style's norm over the width."""
-    return (RMSNorm if config.style == "modern" else LayerNorm)(config.width, config.norm_eps)
+    """A norm over the width."""
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(config.width, config.norm_eps)
 
 
 class _Gated(torch.autograd.Function):
@@ -114,19 +114,6 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, elementwise."""
     output: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
     return output
-
-
-class SwiGLU(nn.Module):
-    """Gated MLP (Shazeer 2020)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gate = Linear(config.width, config.mlp_width)
-        self.up = Linear(config.width, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(gated(self.gate(x), self.up(x)))
 
 
 class _TanhGELU(torch.autograd.Function):
@@ -158,13 +145,29 @@ def gelu(x: Tensor) -> Tensor:
     return output
 
 
-class MLP(nn.Module):
-    """Two matrices with biases and a GELU between them."""
+def activated(kind: Activation, up: Tensor, gate: Tensor | None = None) -> Tensor:
+    """What stands between an MLP's matrices; `gate` with the gated kinds only (Shazeer 2020). geglu's gate is GPT-2's approximation, as in
+    T5 and Gemma; relu2 is the square of So et al. 2021."""
+    if gate is not None:
+        return gated(gate, up) if kind == "swiglu" else gelu(gate) * up
+    if kind == "gelu-tanh":
+        return gelu(up)
+    if kind == "gelu":
+        return F.gelu(up)
+    return F.relu(up) if kind == "relu" else F.relu(up).square()
 
-    def __init__(self, config: TransformerConfig) -> None:
+
+class MLP(nn.Module):
+    """Two matrices with an activation between them, or three with a gate."""
+
+    def __init__(self, config: TransformerConfig, width: int | None = None) -> None:
+        """`width`: in place of the configuration's mlp_width."""
         super().__init__()
-        self.up = Linear(config.width, config.mlp_width, bias=True)
-        self.down = Linear(config.mlp_width, config.width, bias=True)
+        self.activation, width = config.activation, width or config.mlp_width
+        self.gate = Linear(config.width, width, config.mlp_bias) if config.activation in GATED else None
+        self.up = Linear(config.width, width, config.mlp_bias)
+        self.down = Linear(width, config.width, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))
+        gate = None if self.gate is None else self.gate(x)
+        return self.down(activated(self.activation, self.up(x), gate))

@@ -1,7 +1,4 @@
-"""The transformer, described by data: pre-norm residual layers of the style that its configuration names.
-
-The modern style is at the same time the stock `Qwen3ForCausalLM` and the gpt style `GPT2LMHeadModel` (with bands `GPTNeoForCausalLM`),
-so that a trained model is served by transformers, vLLM and llama.cpp with no code of ours.
+"""The transformer, described by data: residual layers as its configuration says, which holds every published GPT.
 
 The module knows nothing of meshes, run directories or servers. Weights stay in fp32; a linear layer casts its weight to the
 type of its input, so the type of the embedded tokens decides the precision of the whole pass.
@@ -19,7 +16,8 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from openbook.model.attention import Attention, LayerCache
 from openbook.model.config import TransformerConfig
 from openbook.model.loss import head_loss
-from openbook.model.parts import MLP, Linear, SwiGLU, norm
+from openbook.model.parts import MLP, Linear, norm
+from openbook.model.positions import tables
 
 __all__ = ["Activations", "Cache", "Transformer", "TransformerConfig"]
 
@@ -38,28 +36,56 @@ PRODUCTS = [
 """What `selective` keeps: the outputs that cost most to compute again. Blockwise attention is computed again."""
 
 
-class Layer(nn.Module):
-    """One pre-norm residual layer: attention, then MLP."""
+def _mlp(config: TransformerConfig, index: int) -> nn.Module:
+    experts = config.experts_of(index)
+    if experts is None:
+        return MLP(config)
+    from openbook.model.experts import ExpertMLP
 
-    def __init__(self, config: TransformerConfig, band: int | None) -> None:
+    return ExpertMLP(config, experts)
+
+
+class Layer(nn.Module):
+    """One residual layer: attention, and an MLP or a mixture of experts, after it or beside it.
+
+    Gives its output, and the mixture's auxiliary loss if it has one: beside each other, so that a wrapper of layers sees both.
+    """
+
+    def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
+        self.place, self.scale = config.norm_place, config.residual_scale
         self.attention_norm = norm(config)
-        self.attention = Attention(config, band)
-        self.mlp_norm = norm(config)
-        self.mlp = SwiGLU(config) if config.style == "modern" else MLP(config)
+        self.attention = Attention(config, config.window(index))
+        self.mlp_norm = None if config.norm_place == "parallel-shared" else norm(config)
+        self.mlp = _mlp(config, index)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, activations: Activations = "keep"
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         if activations == "keep" or not torch.is_grad_enabled():
             return self._body(x, rotary, cache)
         contexts = partial(create_selective_checkpoint_contexts, PRODUCTS) if activations == "selective" else noop_context_fn
-        output: Tensor = checkpoint(self._body, x, rotary, cache, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        output: tuple[Tensor, Tensor | None] = checkpoint(
+            self._body, x, rotary, cache, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
         return output
 
-    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, cache)
-        return x + self.mlp(self.mlp_norm(x))
+    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> tuple[Tensor, Tensor | None]:
+        mlp_norm = self.mlp_norm or self.attention_norm
+        if self.place == "post":
+            x = self.attention_norm(x + self._scaled(self.attention(x, rotary, cache)))
+            x = mlp_norm(x + self._scaled(self.mlp(x)))
+        elif self.place == "pre":
+            x = x + self._scaled(self.attention(self.attention_norm(x), rotary, cache))
+            x = x + self._scaled(self.mlp(mlp_norm(x)))
+        else:
+            normal = self.attention_norm(x)
+            beside = self.mlp(normal if self.mlp_norm is None else self.mlp_norm(x))
+            x = x + self._scaled(self.attention(normal, rotary, cache) + beside)
+        return x, getattr(self.mlp, "auxiliary", None) if torch.is_grad_enabled() else None
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale == 1.0 else x * self.scale
 
 
 class Transformer(nn.Module):
@@ -74,28 +100,29 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.activations: Activations = "keep"
-        self.embedding = nn.Embedding(config.vocab_size, config.width, _weight=torch.empty(config.vocab_size, config.width))
-        if config.style == "gpt":
-            self.position = nn.Embedding(config.context, config.width, _weight=torch.empty(config.context, config.width))
-        self.layers = nn.ModuleList(Layer(config, config.band_of(index)) for index in range(config.layers))
-        self.final_norm = norm(config)
-        self.head = Linear(config.width, config.vocab_size)
+        narrow = config.embedding_width
+        self.embedding = _table(config.vocab_size, narrow or config.width)
+        if config.positions == "learned":
+            self.position = _table(config.context + config.position_offset, config.width)
+        self.embedding_projection = Linear(narrow, config.width) if narrow else None
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
+        self.final_norm = None if config.norm_place == "post" else norm(config)
+        self.head_projection = Linear(config.width, narrow) if narrow else None
+        self.head = Linear(narrow or config.width, config.vocab_size, config.head_bias)
         if config.tied_head:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     def rotary(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions start … stop - 1: (stop - start, head_width/2) each, in the compute type."""
+        """cos and sin for positions start … stop - 1: (stop - start, rotated_width / 2) each, in the compute type."""
         if self._rotary is None or self._rotary[0].device != device or self._rotary[0].dtype != self.compute_dtype:
-            half = torch.arange(0, self.config.head_width, 2, dtype=torch.int64, device=device).float()
-            frequency = 1.0 / (self.config.rope_theta ** (half / self.config.head_width))  # (head_width/2,)
-            angle = torch.outer(torch.arange(self.config.context, device=device).float(), frequency)
-            self._rotary = (angle.cos().to(self.compute_dtype), angle.sin().to(self.compute_dtype))
+            config = self.config
+            self._rotary = tables(config.rotary, config.head_width, config.context, self.compute_dtype, device)
         cos, sin = self._rotary
         return cos[start:stop], sin[start:stop]
 
     def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats.
+        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats and the layers' auxiliary losses.
 
         tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
         Raises ValueError beyond the context.
@@ -104,26 +131,44 @@ class Transformer(nn.Module):
         stop = start + tokens.shape[1]
         if stop > self.config.context:
             raise ValueError(f"{stop} tokens do not fit the context of {self.config.context}")
-        x = self.embedding(tokens)  # (batch, time, width)
-        rotary = None
-        if self.config.style == "gpt":
-            x = x + self.position(torch.arange(start, stop, device=tokens.device))
-        else:
-            rotary = self.rotary(start, stop, tokens.device)
+        x = self.embedding(tokens)  # (batch, time, embedding_width or width)
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x)  # (batch, time, width)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        if self.config.positions == "learned":
+            x = x + self.position(torch.arange(start, stop, device=tokens.device) + self.config.position_offset)
+        rotary = self.rotary(start, stop, tokens.device) if self.config.positions == "rotary" else None
         x = x.to(self.compute_dtype)
+        auxiliaries: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations)
-        hidden: Tensor = self.final_norm(x)
-        return hidden if targets is None else head_loss(hidden.flatten(0, 1), self.head.weight, targets.flatten())
+            x, auxiliary = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations)
+            if auxiliary is not None:
+                auxiliaries.append(auxiliary)
+        hidden = x if self.final_norm is None else self.final_norm(x)
+        return hidden if targets is None else sum(auxiliaries, self._cross_entropy(hidden, targets))
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        return hidden if self.head_projection is None else self.head_projection(hidden)
+
+    def _cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        rows = self._projected(hidden).flatten(0, 1)
+        return head_loss(rows, self.head.weight, targets.flatten(), self.head.bias, self.config.logit_softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, width) -> (…, vocabulary), in fp32."""
-        return self.head(hidden).float()
+        logits = self.head(self._projected(hidden)).float()
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats. tokens, targets: (batch, time)."""
+        """What training makes small: mean cross-entropy in nats, and auxiliary losses. tokens, targets: (batch, time)."""
         loss: Tensor = self(tokens, targets=targets)
         return loss
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Cache:

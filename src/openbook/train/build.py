@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from openbook.logbook import read
+from openbook.model.count import flops_per_token
 from openbook.model.exchange import save_weights
 from openbook.run import Outcome, Run, Stage
 from openbook.train.session import Session, choose_device
@@ -70,9 +71,9 @@ def summary(session: Session) -> dict[str, Any]:
         "tokens": state.tokens,
         "seconds": round(state.seconds, 1),
         "tokens_per_second": round(speed, 1),
-        "flops_per_second": speed * model.config.flops_per_token(),
+        "flops_per_second": speed * flops_per_token(model.config),
         "peak_flops_per_second": session.peak,
-        "utilisation": round(speed * model.config.flops_per_token() / session.peak, 4),
+        "utilisation": round(speed * flops_per_token(model.config) / session.peak, 4),
         "loss": last["loss"],
         "bits_per_byte": validation["bits_per_byte"],
         "interruptions": session.past.interruptions,

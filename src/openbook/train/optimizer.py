@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the layers with AdamW for the rest, or AdamW for everything.
+"""Muon for the matrices inside the layers with AdamW for the rest, or AdamW for everything. A tensor of experts is so many matrices.
 
 All is elementwise or by row, except one call that makes whole matrices orthogonal. So a process may hold whole tensors or rows of them:
 the bits are the same, as long as that one call sees whole matrices. Parameters, state and step number determine the future.
@@ -18,6 +18,8 @@ from openbook.train.moments import Moments
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton–Schulz iteration of Jordan et al. 2024 ("Muon"): steepest at zero, so that small singular values grow fast."""
 
+INSIDE = ("layers.", "embedding_projection.", "head_projection.")
+"""Parameters of which Muon takes the matrices."""
 MUON_EPS = 1e-10
 """Beside Muon, Adam divides by this much more than the root of the second moment."""
 
@@ -44,16 +46,17 @@ def orthogonalise_all(updates: dict[str, Tensor], steps: int = 5, dtype: torch.d
     """Whole matrices by name, each made orthogonal; the bits of one do not depend on which others there are.
 
     On a CPU, matrices of one shape share a batch, which the tests show to change no bit where both sides are multiples of 64. A GPU chooses
-    its kernel by the size of the batch, so there they go one by one.
+    its kernel by the size of the batch, so there they go one by one. A tensor of experts, (experts, rows, columns), is a batch by itself.
     """
     batches: dict[tuple[int, ...], list[str]] = {}
     for name, update in updates.items():
-        shared = update.device.type == "cpu" and not any(side % 64 for side in update.shape)
+        shared = update.device.type == "cpu" and update.dim() == 2 and not any(side % 64 for side in update.shape)
         batches.setdefault(tuple(update.shape) if shared else (len(batches),), []).append(name)
     done: dict[str, Tensor] = {}
     for names in batches.values():
-        batch = torch.stack([updates[name] for name in names])
-        done.update(zip(names, orthogonalise(batch, steps, dtype).unbind(), strict=True))
+        batch = torch.stack([updates[name] for name in names])  # (names, rows, columns), or (1, experts, rows, columns)
+        change = orthogonalise(batch.flatten(0, -3), steps, dtype).view(batch.shape)
+        done.update(zip(names, change.unbind(), strict=True))
     return done
 
 
@@ -61,7 +64,8 @@ class Optimizer:
     """Updates parameters in place. `state` is name-keyed and complete: it is what a checkpoint stores.
 
     parameters: by name, each whole or some of its rows (maybe none), on one device, fp32.
-    shapes: by name, the whole shape. Muon takes what is named `layers.…` and has two dimensions.
+    shapes: by name, the whole shape. Muon takes what is named `layers.…` and is a matrix or many, and
+        the projections of narrow embeddings.
     offload: keeps the state in the machine's memory instead of the parameters' device.
     of_wholes: makes of a function of whole matrices one that gets and returns this process's rows of them.
     """
@@ -81,8 +85,8 @@ class Optimizer:
         """Adam's, by rate and weight decay."""
         for name in self.parameters:
             shape = shapes[name]
-            if isinstance(settings, MuonSection) and name.startswith("layers.") and len(shape) == 2:
-                self.matrices[name] = max(1.0, shape[0] / shape[1]) ** 0.5
+            if isinstance(settings, MuonSection) and name.startswith(INSIDE) and len(shape) >= 2:
+                self.matrices[name] = max(1.0, shape[-2] / shape[-1]) ** 0.5
             else:
                 self.groups.setdefault(_rate_and_decay(name, shape, settings), []).append(name)
         if isinstance(settings, MuonSection):
@@ -152,7 +156,7 @@ class Optimizer:
 def _rate_and_decay(name: str, shape: tuple[int, ...], settings: MuonSection | AdamWSection) -> tuple[float, float]:
     """What Adam does with a parameter. Beside Muon nothing of it decays; alone, all matrices do, the embedding among them."""
     if isinstance(settings, AdamWSection):
-        return settings.rate, settings.weight_decay if len(shape) == 2 else 0.0
+        return settings.rate, settings.weight_decay if len(shape) >= 2 else 0.0
     if name.startswith("embedding."):
         return settings.embedding_rate, 0.0
     return settings.head_rate if name.startswith("head.") else settings.norm_rate, 0.0

@@ -22,6 +22,7 @@ from openbook.errors import InputError, OpenbookError, Stopped
 from openbook.files import remove, sha256_json
 from openbook.integrity import damage
 from openbook.logbook import read
+from openbook.model.count import flops_per_token
 from openbook.progress import say, track
 from openbook.recipe import TrainSection
 from openbook.run import Run
@@ -207,7 +208,7 @@ class Session:
         self.book.append(
             "train.begin",
             parameters=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
-            flops_per_token=config.flops_per_token(),
+            flops_per_token=flops_per_token(config),
             peak_flops_per_second=self.peak,
             steps=self.section.steps,
             tokens_per_step=self.tokens_in(self.section.steps),
@@ -260,7 +261,7 @@ class Session:
             raise Stopped(f"{self.run.path}: stopped by {cause} after step {done}; the same command continues", cause=cause)
         if bar:
             speed = self.tokens_in(done - 1) / seconds
-            share = speed * self.trainer.model.config.flops_per_token() / self.peak
+            share = speed * flops_per_token(self.trainer.model.config) / self.peak
             bar.update(done, f"step {done}  loss {result.loss:.3f}  {self.validation.note}{speed:,.0f} tokens/s  {share:.0%} of peak")
 
     def _exchange(self, *news: float) -> list[tuple[float, ...]]:

@@ -7,6 +7,7 @@ cut by rows. All arithmetic on them is elementwise or by rows, but for Muon's, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
@@ -102,7 +103,7 @@ class Sharded:
         owned = [list(updates)[owner :: self.width] for owner in range(self.width)]
         mine = owned[self.rank]
         rows = {name: [len(range(*part)) for part in row_ranges(self.shapes[name][0], self.width)] for name in updates}
-        columns = {name: update.shape[1] for name, update in updates.items()}
+        columns = {name: math.prod(update.shape[1:]) for name, update in updates.items()}  # of experts, a row is a matrix
         outgoing = [torch.cat([updates[name].flatten() for name in names]) if names else self._nothing(updates) for names in owned]
         sizes = [sum(rows[name][rank] * columns[name] for name in mine) for rank in range(self.width)]
         incoming = self._exchanged(outgoing, sizes)

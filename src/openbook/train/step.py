@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from openbook.model.initialise import initialise
-from openbook.model.transformer import Transformer, TransformerConfig
-from openbook.recipe import ModelSection, Recipe
+from openbook.model.transformer import Transformer
+from openbook.recipe import Recipe
+from openbook.recipe_model import config_of
 from openbook.train.audit import Corruption, accused, audited, disputed, mark
 from openbook.train.optimizer import Optimizer
 from openbook.train.policy import Decision, Memory, decide
@@ -27,27 +28,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 class RowSource(Protocol):
     def __call__(self, step: int, microbatch: int, skipped: int = 0) -> npt.NDArray[np.int64]: ...
-
-
-def config_of(section: ModelSection, vocab_size: int) -> TransformerConfig:
-    """The transformer that a resolved recipe describes."""
-    assert section.heads is not None and section.kv_heads is not None and section.mlp_width is not None  # filled by resolve
-    assert section.norm_eps is not None and section.tied_head is not None
-    return TransformerConfig(
-        vocab_size=vocab_size,
-        context=section.context,
-        layers=section.layers,
-        width=section.width,
-        heads=section.heads,
-        kv_heads=section.kv_heads,
-        head_width=section.head_width,
-        mlp_width=section.mlp_width,
-        rope_theta=section.rope_theta or TransformerConfig.rope_theta,
-        norm_eps=section.norm_eps,
-        tied_head=section.tied_head,
-        style=section.style,
-        band=section.band,
-    )
 
 
 @dataclass(frozen=True)
@@ -104,8 +84,9 @@ class Trainer:
 
     def begin_again(self) -> None:
         """The state before the first step."""
-        assert self.recipe.model.embedding_std is not None  # filled by resolve
-        initialise(self.model, self.recipe.seed, self.recipe.model.embedding_std)
+        shape = self.recipe.model
+        assert shape.embedding_std is not None and shape.start is not None  # filled by resolve
+        initialise(self.model, self.recipe.seed, shape.embedding_std, shape.start)
         for tensor in self.optimizer.state.values():
             tensor.zero_()
 
