@@ -42,7 +42,7 @@ def one_expert(block: ExpertMLP, number: int, x: Tensor) -> Tensor:
     up = x @ weights.up[number].T
     inner = {
         "swiglu": lambda: F.silu(x @ weights.gate[number].T) * up,
-        "geglu": lambda: F.gelu(x @ weights.gate[number].T) * up,
+        "geglu": lambda: F.gelu(x @ weights.gate[number].T, approximate="tanh") * up,
         "gelu": lambda: F.gelu(up),
         "gelu-tanh": lambda: F.gelu(up, approximate="tanh"),
         "relu": lambda: F.relu(up),

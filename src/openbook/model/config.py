@@ -17,6 +17,8 @@ Positions = Literal["rotary", "learned", "none"]
 Activation = Literal["swiglu", "geglu", "gelu", "gelu-tanh", "relu", "relu2"]
 """swiglu and geglu have three matrices, the others two. gelu is exact, gelu-tanh GPT-2's approximation."""
 GATED = ("swiglu", "geglu")
+EXPERTS_ALIGNMENT = 8
+"""Widths of a mixture are multiples of this: grouped products want rows of a multiple of 16 bytes, which are 8 numbers in bf16."""
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,14 @@ forward and backward, and nothing is added up in an order that depends on the nu
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openbook.model.config import GATED, Experts, TransformerConfig
-from openbook.model.parts import SwiGLU, gated, gelu
-
-ALIGNMENT = 8
-"""Grouped products want rows of a multiple of 16 bytes, which are 8 numbers in bf16."""
+from openbook.model.config import EXPERTS_ALIGNMENT, GATED, Experts, TransformerConfig
+from openbook.model.parts import MLP, activated
 
 
 class Routes(NamedTuple):
@@ -149,14 +145,14 @@ class ExpertMLP(nn.Module):
     def __init__(self, config: TransformerConfig, experts: Experts) -> None:
         super().__init__()
         for name, width in (("width", config.width), ("experts' mlp_width", experts.mlp_width)):
-            if width % ALIGNMENT:
-                raise ValueError(f"{name} = {width}: with a mixture of experts it should be a multiple of {ALIGNMENT}")
+            if width % EXPERTS_ALIGNMENT:
+                raise ValueError(f"{name} = {width}: with a mixture of experts it should be a multiple of {EXPERTS_ALIGNMENT}")
         if config.mlp_bias:
             raise ValueError("mlp_bias = true: experts have no biases")
         self.settings, self.activation = experts, config.activation
         self.router = Router(config.width, experts)
         self.experts = ExpertWeights(config.width, experts, config.activation in GATED)
-        self.shared = SwiGLU(replace(config, mlp_width=experts.shared)) if experts.shared else None
+        self.shared = MLP(config, experts.shared) if experts.shared else None
         self.auxiliary: Tensor | None = None
         self.counts: Tensor | None = None
 
@@ -184,12 +180,8 @@ class ExpertMLP(nn.Module):
         def product(x: Tensor, weight: Tensor) -> Tensor:
             return F.grouped_mm(x, weight.to(x.dtype).mT, offs=ends)
 
-        up = product(rows, self.experts.up)
-        if self.activation in GATED:
-            gate = product(rows, self.experts.gate)
-            return product(gated(gate, up) if self.activation == "swiglu" else F.gelu(gate) * up, self.experts.down)
-        activations = {"gelu": F.gelu, "gelu-tanh": gelu, "relu": F.relu, "relu2": lambda x: F.relu(x).square()}
-        return product(activations[self.activation](up), self.experts.down)
+        gate = product(rows, self.experts.gate) if self.activation in GATED else None
+        return product(activated(self.activation, product(rows, self.experts.up), gate), self.experts.down)
 
     def _auxiliary(self, logits: Tensor, scores: Tensor, given: Tensor) -> Tensor | None:
         """Fedus et al. 2021, eq. 4, with choices in place of tokens, so that it is 1 for perfect balance whatever top_k is; and Zoph et al.
