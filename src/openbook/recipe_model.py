@@ -9,12 +9,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from openbook.errors import InputError
-from openbook.model.config import GATED, Activation, Experts, Norm, NormPlace, Positions, Rotary, RotaryScaling, TransformerConfig, Window
+from openbook.model.config import (
+    EXPERTS_ALIGNMENT,
+    GATED,
+    Activation,
+    Experts,
+    Norm,
+    NormPlace,
+    Positions,
+    Rotary,
+    RotaryScaling,
+    TransformerConfig,
+    Window,
+)
 from openbook.model.styles import MULTI_HEAD, STYLES
 from openbook.section import Positive, Rate, Section
 
-EXPERTS_ALIGNMENT = 8
-"""Rows of grouped products are multiples of 16 bytes."""
 AboveZero = Annotated[float, Field(gt=0)]
 
 

@@ -29,10 +29,22 @@ SETTINGS = {
     "adamw, bf16 state": ["train.optimizer.kind=adamw", "train.optimizer.state=bf16"],
     "tied head": ["model.tied_head=true"],
     "narrow": ["model.style=opt", "model.norm_place=post", "model.embedding_width=24"],
+    "switch": ["model.style=switch"],
+    "mixture, int8 state": [
+        "model.style=moe",
+        "model.experts.scores=sigmoid",
+        "model.experts.shared=16",
+        "model.experts.balance_rate=0.01",
+        "model.experts.z_loss=0.001",
+        "train.activations=full",
+        "train.optimizer.state=int8",
+    ],
     "ramp": ["train.ramp.start=4", "train.ramp.over=0.3"],
     "audited": ["train.audit_every=1"],
 }
 """Of a recipe whose 301 rows of embeddings no number of workers divides."""
+STORED = "mixture, int8 state"
+"""The one whose checkpoints are loaded: parameters of two and three dimensions, scales beside codes, and biases that are not cut."""
 CREWS = {"one": (1, 1), "three": (3, 1), "FSDP2 of 2": (2, 2), "FSDP2 of 4": (4, 4), "HSDP 2x2": (4, 2)}
 """(workers, workers that hold a model together)."""
 COMMON = ["tokenizer.vocab_size=301", "train.steps=6", "train.microbatches=8"]
@@ -49,7 +61,7 @@ def learnt(recipe: Recipe, workers: Workers) -> tuple[Trainer, list[object]]:
     for step in range(STEPS):
         result = trainer.step(step, rows, memory)
         memory = result.memory
-        facts += [result.loss, result.norm, *result.findings]
+        facts += [result.loss, result.norm, result.experts, *result.findings]
     return trainer, [*facts, fingerprint(trainer.tensors())]
 
 
@@ -85,12 +97,12 @@ def main(rank: int, recipe: Path, folder: Path, ports: list[int]) -> None:
             with joined(rank, crew, port) as workers:
                 for setting, one in recipes.items():
                     trainer, found[name][setting] = learnt(one, workers)
-                    if setting == "int8 state":
+                    if setting == STORED:
                         stored(trainer, workers, folder / name)
     for (name, crew), port in zip(CREWS.items(), ports[len(CREWS) :], strict=True):
         if rank < crew[0]:
             with joined(rank, crew, port) as workers:
-                trainer = Trainer(recipes["int8 state"], torch.device("cpu"), workers)
+                trainer = Trainer(recipes[STORED], torch.device("cpu"), workers)
                 for other in CREWS:
                     trainer.begin_again()
                     load(folder / other / f"step-{STEPS:08d}", trainer.tensors())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd import CREWS, SETTINGS
+from crowd import CREWS, SETTINGS, STORED
 
 from tiny import write_recipe
 
@@ -58,5 +58,5 @@ def test_what_should_make_a_difference_does(found: dict[str, dict[str, Any]]) ->
 
 @pytest.mark.parametrize("crew", CREWS)
 def test_what_any_constellation_saves_any_other_loads(found: dict[str, dict[str, Any]], crew: str) -> None:
-    expected = found["one"]["int8 state"][-1]
+    expected = found["one"][STORED][-1]
     assert {other: found[crew][f"from {other}"] for other in CREWS} == dict.fromkeys(CREWS, expected)

@@ -17,6 +17,8 @@ Positions = Literal["rotary", "learned", "none"]
 Activation = Literal["swiglu", "geglu", "gelu", "gelu-tanh", "relu", "relu2"]
 """swiglu and geglu have three matrices, the others two. gelu is exact, gelu-tanh GPT-2's approximation."""
 GATED = ("swiglu", "geglu")
+EXPERTS_ALIGNMENT = 8
+"""Widths of a mixture are multiples of this: grouped products want rows of a multiple of 16 bytes, which are 8 numbers in bf16."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class Experts:
     """Weight of the router's z-loss (Zoph et al. 2022, eq. 5)."""
     balance_rate: float = 0.0
     """Step of the bias that moves choices towards idle experts, with no loss (Wang et al. 2024); 0 for no such bias."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a mixture that cannot work."""
+        if not 1 <= self.top_k <= self.count:
+            raise ValueError(f"top_k = {self.top_k}: it should be from 1 to the number of experts, {self.count}")
+        if self.top_k == 1 and self.normalised:
+            raise ValueError("top_k = 1 with normalised = true: every weight would be 1, and the router could not learn; set it to false")
+        if self.capacity is not None and self.capacity <= 0:
+            raise ValueError(f"capacity = {self.capacity:g}: it should be above 0; leave it out to drop no token")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def initial_values(config: TransformerConfig, name: str, shape: torch.Size, seed
 
 @torch.no_grad()
 def initialise(model: Transformer, seed: int, embedding_std: float = 1.0, start: Start = "identity") -> None:
-    """Fills the parameters in place, or a worker's rows of them where the model is cut over several."""
+    """Fills the parameters in place, or a worker's rows of them where the model is cut over several; what balances experts starts at 0."""
+    for bias in model.buffers():
+        bias.zero_()
     for name, parameter in model.named_parameters():
         values = initial_values(model.config, name, parameter.shape, seed, embedding_std, start)
         if isinstance(parameter, DTensor):

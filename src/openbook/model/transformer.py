@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from openbook.model.attention import Attention, LayerCache
 from openbook.model.config import TransformerConfig
+from openbook.model.experts import ExpertMLP
 from openbook.model.loss import head_loss
 from openbook.model.parts import MLP, Linear, norm
 from openbook.model.positions import tables
@@ -28,6 +29,7 @@ _aten = torch.ops.aten
 PRODUCTS = [
     _aten.mm.default,
     _aten.addmm.default,
+    _aten._grouped_mm.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
@@ -38,11 +40,7 @@ PRODUCTS = [
 
 def _mlp(config: TransformerConfig, index: int) -> nn.Module:
     experts = config.experts_of(index)
-    if experts is None:
-        return MLP(config)
-    from openbook.model.experts import ExpertMLP
-
-    return ExpertMLP(config, experts)
+    return MLP(config) if experts is None else ExpertMLP(config, experts)
 
 
 class Layer(nn.Module):

@@ -59,6 +59,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         sums = torch.stack([element_sum(*_part(tensor)) for tensor in tensors.values()])
         mesh = next((tensor.device_mesh for tensor in tensors.values() if isinstance(tensor, DTensor)), None)
         if mesh:
+            if mesh.get_local_rank():  # what is not cut counts once
+                sums[[not isinstance(tensor, DTensor) for tensor in tensors.values()]] = 0
             with exchange():
                 dist.all_reduce(sums, group=mesh.get_group())
         totals = sums.tolist()

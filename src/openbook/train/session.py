@@ -281,7 +281,8 @@ class Session:
         facts = {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds, "branch": memory.branch}
         times = {"compute_seconds": round(result.computing, 4), "exchange_seconds": round(result.waiting, 4)}
         speed = round(tokens / seconds, 1)
-        self.book.append("step", **facts, **times, loss=result.loss, norm=result.norm, rate=result.rate, tokens_per_second=speed)
+        more = {"experts": result.experts} if result.experts else {}
+        self.book.append("step", **facts, **times, loss=result.loss, norm=result.norm, rate=result.rate, tokens_per_second=speed, **more)
         if self.detour and self.state.step == self.detour.anchor:
             self._arrive()
 

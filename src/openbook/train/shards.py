@@ -41,8 +41,9 @@ class Holding(Protocol):
     def gather(self, *numbers: float) -> list[tuple[float, ...]]:
         """Numbers of all who hold the model."""
 
-    def leaf(self, loss: Tensor) -> Gradients:
-        """The gradients of a round after `loss.backward()`, and its loss under "loss"; the model's are emptied."""
+    def leaf(self, facts: Gradients) -> Gradients:
+        """The gradients of a round after the loss's backward pass, and the sums of what is to be known of its microbatches; the model's
+        gradients are emptied."""
 
     def of_wholes(self, change: Change) -> Change:
         """Of a function of whole matrices, one that gets and returns this worker's rows of them."""
@@ -64,8 +65,8 @@ class Whole:
     def gather(self, *numbers: float) -> list[tuple[float, ...]]:
         return alone(*numbers)
 
-    def leaf(self, loss: Tensor) -> Gradients:
-        return taken_gradients(self.model) | {"loss": loss.detach()}
+    def leaf(self, facts: Gradients) -> Gradients:
+        return taken_gradients(self.model) | facts
 
     def of_wholes(self, change: Change) -> Change:
         return change
@@ -88,12 +89,14 @@ class Sharded:
     def gather(self, *numbers: float) -> list[tuple[float, ...]]:
         return gathered(numbers, self.group)
 
-    def leaf(self, loss: Tensor) -> Gradients:
+    def leaf(self, facts: Gradients) -> Gradients:
         gradients = {name: cast(DTensor, tensor).to_local() for name, tensor in taken_gradients(self.model).items()}
-        losses = loss.new_empty(self.width)
+        flat = torch.cat([fact.flatten() for fact in facts.values()])
+        everybodys = flat.new_empty(self.width, len(flat))
         with exchange():
-            dist.all_gather(list(losses.split(1)), loss.detach().view(1), group=self.group)
-        return gradients | {"loss": ordered_sum(losses)}
+            dist.all_gather(list(everybodys.unbind()), flat, group=self.group)
+        sums = ordered_sum(everybodys).split([fact.numel() for fact in facts.values()])
+        return gradients | {name: part.view_as(fact) for (name, fact), part in zip(facts.items(), sums, strict=True)}
 
     def of_wholes(self, change: Change) -> Change:
         return lambda updates: self._at_owners(change, updates)
@@ -203,7 +206,7 @@ def whole_model(model: Transformer, keep: bool) -> Transformer:
     tensors = {}
     for name, part in model.state_dict().items():
         with exchange():
-            tensor = part.full_tensor()
+            tensor = part.full_tensor() if isinstance(part, DTensor) else part  # what balances experts is not cut
         tensors[name] = tensor.cpu() if keep else tensor.new_empty(0)
     if keep:
         whole.load_state_dict(tensors, assign=True)

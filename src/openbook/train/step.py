@@ -16,6 +16,7 @@ from openbook.model.transformer import Transformer
 from openbook.recipe import Recipe
 from openbook.recipe_model import config_of
 from openbook.train.audit import Corruption, accused, audited, disputed, mark
+from openbook.train.mixtures import Mixtures, usage
 from openbook.train.optimizer import Optimizer
 from openbook.train.policy import Decision, Memory, decide
 from openbook.train.schedule import rate
@@ -39,6 +40,8 @@ class Computed:
     loss: float
     norm: float
     gradients: Gradients
+    choices: Tensor | None = None
+    """See `Mixtures`."""
 
 
 @dataclass
@@ -53,6 +56,8 @@ class StepResult:
     norm: float
     rate: float
     decision: Decision
+    experts: dict[str, list[float]] | None = None
+    """How a mixture's experts were used, by layer: see `usage`."""
     findings: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     computing: float = 0.0
     waiting: float = 0.0
@@ -79,6 +84,7 @@ class Trainer:
             cut(self.model, mesh["shards"])
             self.model.to_empty(device=device)
         self.holding: Holding = Sharded(self.model, mesh["shards"]) if mesh else Whole(self.model)
+        self.mixtures = Mixtures(self.model)
         settings, offload = recipe.train.optimizer, recipe.train.offload
         self.optimizer = Optimizer(self.holding.parameters, self.holding.shapes, settings, self.holding.of_wholes, offload)
         self.computing = self.waiting = 0.0
@@ -96,7 +102,8 @@ class Trainer:
         """Everything a checkpoint holds, by name: the tensors themselves, not copies; parts of tensors where the model is sharded."""
         parameters = {f"parameters.{name}": self.holding.whole(name, rows) for name, rows in self.holding.parameters.items()}
         state = {f"optimizer.{name}": self.holding.whole(self._parameter_of(name), rows) for name, rows in self.optimizer.state.items()}
-        return parameters | state
+        biases = {f"buffers.{name}": bias for name, bias in self.model.named_buffers()}
+        return parameters | state | biases
 
     def _parameter_of(self, state: str) -> str:
         """The parameter that a tensor of the optimizer's state belongs to."""
@@ -122,7 +129,8 @@ class Trainer:
             memory = decision.memory
             if decision.kind not in ("retry", "skip"):
                 multiplier = self.commit(step, computed, memory.rate_factor) if decision.kind == "commit" else 0.0
-                return StepResult(computed.loss, computed.norm, multiplier, decision, findings, self.computing, self.waiting)
+                used = None if computed.choices is None else usage(computed.choices)
+                return StepResult(computed.loss, computed.norm, multiplier, decision, used, findings, self.computing, self.waiting)
 
     def compute(self, step: int, rows: RowSource, skipped: int = 0) -> Computed:
         """The gradients of a step; nothing has changed yet."""
@@ -138,8 +146,8 @@ class Trainer:
         begin = time.perf_counter()
         gradients = self.workers.combine(tree, rounds)
         self.waiting += time.perf_counter() - begin
-        loss = float(gradients.pop("loss"))
-        return Computed(loss, exact_norm(gradients.values(), self.holding.gather), gradients)
+        loss, choices = float(gradients.pop("loss")), gradients.pop("choices", None)
+        return Computed(loss, exact_norm(gradients.values(), self.holding.gather), gradients, choices)
 
     def commit(self, step: int, computed: Computed, rate_factor: float = 1.0) -> float:
         """Clips and applies a step's gradients; returns the learning rates' multiplier."""
@@ -148,6 +156,8 @@ class Trainer:
             torch._foreach_mul_(list(computed.gradients.values()), clip / computed.norm)
         multiplier = rate(step, self.batches, self.section.schedule) * rate_factor
         self.optimizer.step(computed.gradients, step, multiplier)
+        if computed.choices is not None:
+            self.mixtures.balance(computed.choices)
         return multiplier
 
     def _round(self, step: int, round_: int, rows: RowSource, skipped: int) -> Gradients:
@@ -174,7 +184,7 @@ class Trainer:
             with exchange():  # the parts of a sharded model come and go in both
                 loss = self.model.loss(rows[:, :-1], rows[:, 1:], segments) * weight
                 loss.backward()
-        return self.holding.leaf(loss)
+        return self.holding.leaf({"loss": loss.detach()} | self.mixtures.choices())
 
     def _audits(self, step: int) -> bool:
         every = self.section.audit_every
