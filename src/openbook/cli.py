@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_evaluate import Data, data, evaluate_tasks
 from openbook.cli_logbook import logbook
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(data)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
@@ -230,9 +232,33 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def evaluate(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
-    """Score the weights on held-out text, beside compressors and an n-gram model."""
-    _one_stage(run, "evaluate", again, as_json)
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN|FOLDER|URL", help="A run; with tasks also a Hugging Face folder or an endpoint.")],
+    suite: Annotated[str | None, typer.Option(help="gpt3, quick, or one task's name; without tasks, held-out text is scored.")] = None,
+    task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="A task's name or its .toml file; any number of times.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, metavar="K", help="Demonstrations; each task's own number by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="So many items of each task, drawn by the seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws items and demonstrations.")] = 0,
+    draws: Annotated[int, typer.Option(min=1, help="Sets of demonstrations for each item, to see how much they matter.")] = 1,
+    generated: Annotated[bool, typer.Option("--generated", help="Make items from the seed where a task can.")] = False,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where scores go; RUN/scores by default.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows in one forward pass; scores do not depend on it.")] = 16,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens by which windows over a long text move; the whole window by default.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Which of an endpoint's models.")] = None,
+    transformers: Annotated[bool, typer.Option("--transformers", help="Open a folder with transformers even if our engine could.")] = False,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
+    """Score the weights on held-out text, beside compressors and an n-gram model; with --suite or --task, put tasks to any model."""
+    if suite is None and not task:
+        _one_stage(Path(run), "evaluate", again, as_json)
+        return
+    options = {"batch": batch, "stride": stride, "model": model, "foreign": transformers}
+    settings = {"shots": shots, "limit": limit, "seed": seed, "draws": draws, "generated": generated}
+    evaluate_tasks(run, suite, task or [], data, out, options, settings, as_json)
 
 
 @app.command()
