@@ -157,7 +157,11 @@ def builtin() -> list[str]:
 
 
 def task_named(name: str) -> Task:
-    """A built-in task, or the one in a file whose name ends in .toml."""
+    """A built-in task, or the one in a file whose name ends in .toml; or in .yaml, as lm-eval has them."""
+    if name.endswith((".yaml", ".yml")):
+        from openbook.evaluate.harness_task import load_harness_task
+
+        return load_harness_task(Path(name))
     return load_task(Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml")
 
 
