@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from toymodels import FAMILIES, make_folder
 
 from openbook.errors import InputError
 from openbook.evaluate.data import data_folder, examples_of, items_of
@@ -19,7 +19,6 @@ from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.runner import Settings, answer, evaluate
 from openbook.evaluate.suite import absent
 from openbook.evaluate.task import Task, builtin, task_named
-from toymodels import FAMILIES, make_folder
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; pip install 'openbook[dev]'")
 
@@ -105,8 +104,10 @@ def _write(folder: Path, name: str, config: dict[str, Any], rows: Sequence[dict[
     return path
 
 
-def test_every_task_agrees_with_lm_eval(weights: Path, tmp_path: Path) -> None:
-    folder, asked = data_folder(None), {}
+@pytest.fixture(scope="module")
+def asked() -> dict[str, tuple[Task, list[Question]]]:
+    """Questions of every built-in task, with one demonstration."""
+    folder, chosen = data_folder(None), {}
     for name in builtin():
         task = task_named(name)
         if task.kind == "generate":
@@ -115,7 +116,11 @@ def test_every_task_agrees_with_lm_eval(weights: Path, tmp_path: Path) -> None:
             pytest.skip(f"{absent(task, folder)[0]}: no such file; set OPENBOOK_DATA")
         items = items_of(task, folder, False, 0)
         questions = Questions(task, items, examples_of(task, folder, items), 0 if task.kind == "rolling" else 1, 0)
-        asked[name] = (task, [questions.question(index, 0) for index in range(2 if task.kind == "choice" else 1)])
+        chosen[name] = (task, [questions.question(index, 0) for index in range(2 if task.kind == "choice" else 1)])
+    return chosen
+
+
+def test_every_task_agrees_with_lm_eval(weights: Path, asked: dict[str, tuple[Task, list[Question]]], tmp_path: Path) -> None:
     for name, (task, questions) in asked.items():
         _write(tmp_path, f"our_{name}", _yaml(task), [_row(question) for question in questions])
     theirs = harness(peer(weights), tmp_path, [f"our_{name}" for name in asked])
@@ -165,7 +170,12 @@ CHOICE = {
 FILES = {
     "choice": CHOICE,
     "labels": {**CHOICE, "doc_to_choice": ["no", "yes"], "doc_to_target": "{{['no', 'yes'][label]}}", "description": "Say yes or no.\n\n"},
-    "last": {"output_type": "loglikelihood", "doc_to_text": "goal", "doc_to_target": " {{word}}", "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}]},
+    "last": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "goal",
+        "doc_to_target": " {{word}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
+    },
     "roll": {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
@@ -256,6 +266,6 @@ def test_what_a_task_file_asks_for_in_vain_is_named(change: dict[str, Any], told
     path.write_text("doc_to_text: !function utils.text\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be read: could not determine a constructor for the tag '!function'"):
         task_named(str(path))
-    os.remove(path)
+    path.unlink()
     with pytest.raises(InputError, match="no such task file"):
         task_named(str(path))

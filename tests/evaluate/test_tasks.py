@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from toymodels import Oracle, Uniform
+
 from openbook.errors import InputError
 from openbook.evaluate.data import data_folder, examples_of, items_of
 from openbook.evaluate.questions import Question, Questions

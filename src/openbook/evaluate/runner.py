@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, TextIO
 
 from openbook.errors import InputError
@@ -79,14 +80,16 @@ def _figures(task: Task, records: Sequence[Record], settings: Settings) -> dict[
         "metrics": summarise(task, records, settings.seed),
     }
     if settings.draws > 1:
-        figures["draws"] = [
-            _headline(task, [record for record in records if record["draw"] == d], settings.seed) for d in range(settings.draws)
-        ]
+        figures["draws"] = _over_draws(task, records, settings)
     return figures
 
 
-def _headline(task: Task, records: Sequence[Record], seed: int) -> float | None:
-    return summarise(task, records, seed)[task.metric]["value"]
+def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:
+    """The task's metric by each draw of demonstrations, their mean and their standard deviation."""
+    by_draw = [[record for record in records if record["draw"] == draw] for draw in range(settings.draws)]
+    values = [summarise(task, some, settings.seed)[task.metric]["value"] for some in by_draw]
+    known = [value for value in values if value is not None]
+    return {"values": values, "mean": fmean(known), "deviation": stdev(known)}
 
 
 def _collect(
