@@ -7,6 +7,7 @@ gets its own process and one thread; only scoring is timed, after one item to wa
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import subprocess
@@ -17,8 +18,10 @@ from pathlib import Path
 
 SHAPE = {"layers": 12, "width": 768, "heads": 12, "kv_heads": 12, "head_width": 64, "mlp_width": 3072, "context": 1024}
 VOCABULARY = 50_257
-TOKENIZER = "tokenizer/gpt2/tokenizer.json"
-"""Below the data folder."""
+RANKS = "tokenizer/gpt2/r50k_base.tiktoken"
+"""GPT-2's vocabulary, below the data folder."""
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""How GPT-2 splits text (Radford et al. 2019, encoder.py)."""
 
 
 def make(folder: Path, data: Path) -> None:
@@ -27,13 +30,16 @@ def make(folder: Path, data: Path) -> None:
     from openbook.files import write_json
     from openbook.model.exchange import save_weights
     from openbook.model.initialise import initialise
+    from openbook.model.tokenizer import Tokenizer
     from openbook.model.transformer import Transformer, TransformerConfig
 
     model = Transformer(TransformerConfig(VOCABULARY, norm_eps=1e-5, tied_head=True, style="gpt", **SHAPE))
     initialise(model, 1, 0.02)
     folder.mkdir()
     save_weights(model, folder, VOCABULARY - 1)
-    (folder / "tokenizer.json").write_bytes((data / TOKENIZER).read_bytes())
+    lines = (line.split() for line in (data / RANKS).read_bytes().splitlines())
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    Tokenizer(ranks, {"<|endoftext|>": VOCABULARY - 1}, PATTERN).save(folder / "tokenizer.json")
     write_json(folder / "tokenizer_config.json", tokenizer_config("<|endoftext|>", SHAPE["context"]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,10 +14,11 @@ import pytest
 from toymodels import Uniform, make_folder
 
 from openbook.errors import InputError, OpenbookError
+from openbook.evaluate.generated import COUNT
 from openbook.evaluate.models import Score, open_model
 from openbook.evaluate.runner import UNIT, Settings, evaluate
 from openbook.evaluate.suite import evaluate_all, table
-from openbook.evaluate.task import Task, task_named
+from openbook.evaluate.task import Task, load_task, task_named
 from openbook.files import sha256_file
 
 TASK = task_named("two_digit_addition")
@@ -62,23 +62,40 @@ def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert others.asked == 5 * UNIT
 
 
+SUMS = """
+version = 1
+title = "Sums"
+kind = "completion"
+source = "a test"
+metric = "accuracy"
+
+[data]
+file = "none.jsonl"
+generator = "two_digit_addition"
+
+[form]
+context = "{{ context | trim }}"
+target = "{{ completion }}"
+"""
+
+
 def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     folder, out = make_folder(tmp_path / "weights", "qwen3"), tmp_path / "out"
-    command = [sys.executable, "-m", "openbook.cli", "evaluate", str(folder), "--task", TASK.name, "--generated", "--shots", "1"]
-    command += ["--limit", str(2 * UNIT), "--out", str(out), "--json"]
-    journal = out / f"{TASK.name}.items.jsonl"
+    (tmp_path / "sums.toml").write_text(SUMS, encoding="utf-8")
+    command = [sys.executable, "-m", "openbook.cli", "evaluate", str(folder), "--task", str(tmp_path / "sums.toml"), "--generated"]
+    command += ["--out", str(out), "--json"]
+    journal = out / "sums.items.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > UNIT):
-            time.sleep(0.05)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     kept = journal.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-    whole = [line for line in kept if line.endswith("\n")]
-    assert UNIT <= len(whole) < 2 * UNIT
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert json.loads(done.stdout)["tasks"][0]["count"] == 2 * UNIT
-    items = json.loads((out / f"{TASK.name}.json").read_bytes())["items"]
-    assert all(json.loads(line) in items for line in whole)
+    whole = [json.loads(line) for line in kept if line.endswith("\n")]
+    assert UNIT <= len(whole) < COUNT
+    result = evaluate(open_model(str(folder)), load_task(tmp_path / "sums.toml"), Settings(generated=True), tmp_path, out)
+    assert result["count"] == COUNT
+    assert [record for record in result["items"] if record in whole] == sorted(whole, key=lambda record: record["item"])
 
 
 def test_several_draws_show_what_demonstrations_matter(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Endpoint:
         self._httpx, self._sleep, self._requests = httpx, sleep, requests
         self._url = url.rstrip("/")
         self._client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=TIMEOUT)
+        self._tells = True
         self.model = model or self._only_model()
         self.identity = f"{self._url} {self.model}"
 
@@ -76,16 +77,20 @@ class Endpoint:
             return list(pool.map(ask, questions))
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
-        return self._all(lambda pair: self._score(*pair), pairs)
+        first = [self._score(*pair) for pair in pairs[:1]]  # alone: an endpoint that cannot score is asked once, not as often as it may
+        return first + self._all(lambda pair: self._score(*pair), pairs[1:])
 
     def _score(self, context: str, continuation: str) -> Score:
+        if not self._tells:
+            raise CannotScore(f"{self._url}: gives no log-probabilities of a prompt (echo with logprobs); only tasks that generate can run")
         bare = context.rstrip()
         if not bare:
             raise InputError(f"{self._url}: an endpoint gives no probability of a text's first token; {continuation[:40]!r} has no context")
         whole = context + continuation
         told = self._complete({"prompt": whole, "max_tokens": 0, "echo": True, "logprobs": 1}).get("logprobs") or {}
         if len(told.get("token_logprobs") or []) < 2:
-            raise CannotScore(f"{self._url}: gives no log-probabilities of a prompt (echo with logprobs); only tasks that generate can run")
+            self._tells = False
+            return self._score(context, continuation)
         starts = [*told["text_offset"], len(whole)]
         scored = [index for index in range(1, len(starts) - 1) if starts[index + 1] > len(bare)]
         while scored and starts[scored[0]] < len(bare):  # begun in the context: encoded alone, the context ends with it
