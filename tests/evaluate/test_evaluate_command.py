@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from openbook.cli import app
 from openbook.errors import InputError
 from openbook.evaluate.data import items_of
+from openbook.evaluate.describe import described
 from openbook.evaluate.fetching import download
 from openbook.evaluate.task import builtin, task_named
 from openbook.run import Run
@@ -70,3 +71,8 @@ def test_a_set_of_the_hub_becomes_the_file_that_the_task_reads(tmp_path: Path) -
     assert json.loads(gzip.decompress(path.read_bytes())) == boolq
     with pytest.raises(InputError, match="the hub has no such set that we know of"):
         download(task_named("winograd"), tmp_path)
+
+
+def test_the_documentation_shows_each_task_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert text.endswith(described()), "the end of docs/evaluation.md should be what `python -m openbook.evaluate.describe` prints"
