@@ -16,6 +16,7 @@ from openbook.evaluate.models.interface import LanguageModel
 from openbook.files import sha256_file, sha256_json
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
+from openbook.progress import say
 
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds an endpoint's key."""
@@ -25,7 +26,7 @@ FOREIGN = "transformers"
 def open_model(target: str, batch: int = 16, stride: int | None = None, model: str | None = None, foreign: bool = False) -> LanguageModel:
     """target: a run directory, a Hugging Face folder, or the base URL of an OpenAI-compatible API.
 
-    A folder is opened by our engine where it knows the architecture, else, or with `foreign`, by transformers. model: which of an
+    A folder is opened by our engine where it knows architecture and tokenizer, else, or with `foreign`, by transformers. model: which of an
     endpoint's. Raises InputError that says what is missing.
     """
     if target.startswith(("http://", "https://")):
@@ -37,8 +38,9 @@ def open_model(target: str, batch: int = 16, stride: int | None = None, model: s
     try:
         return open_engine(folder, identity, batch, stride)
     except InputError as error:
-        if "architecture" not in str(error):
+        if not any(part in str(error) for part in ("architecture", "tokenizer.json")):
             raise
+        say(f"opened by transformers instead of our engine: {error}")
     return Folder(folder, f"{FOREIGN} {identity}", batch, stride)
 
 
