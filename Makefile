@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train bench-corpus drill clean
+.PHONY: run test bench bench-train bench-corpus bench-evaluate drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -24,6 +24,10 @@ bench: $(VENV)/installed-dev
 # DATATROVE is a Python that has datatrove[processing] and spacy; without one, only tokenizers is compared with.
 bench-corpus: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/corpus.py $(if $(DATATROVE),--datatrove $(DATATROVE))
+
+# OPENBOOK_DATA is the folder with the evaluation sets.
+bench-evaluate: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluate.py
 
 # NANOGPT is a checkout of github.com/karpathy/nanoGPT; TRAIN_FLAGS may choose parts, or --json.
 bench-train: $(VENV)/installed-dev

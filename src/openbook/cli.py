@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +17,12 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_corpus import corpus
+from openbook.cli_evaluate import data, evaluate
 from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
-from openbook.cli_tokens import mixture_lines, tokens
+from openbook.cli_stages import Again, one_stage, tell
+from openbook.cli_tokens import tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -34,6 +35,8 @@ app = typer.Typer(
 
 app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
 app.command("import")(import_command)
+app.command()(evaluate)
+app.command()(data)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
@@ -43,7 +46,6 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train t
 AcceptChange = Annotated[
     str | None, typer.Option("--accept-change", metavar="WHY", help="Go on under another numerics contract; the logbook keeps the reason.")
 ]
-Again = Annotated[bool, typer.Option("--again", help="Do it again even if nothing has changed.")]
 
 
 def main() -> None:
@@ -98,57 +100,7 @@ def run(
     opened = open_run(out or Path("runs") / loaded.name, loaded, recipe, fresh)
     opened.accepted_change = _reason(accept_change)
     say(f"{recipe} -> {opened.path}" + (f"  (derived: {', '.join(derived)})" if derived else ""))
-    _tell(opened, update(opened, names, workers=workers or 1), as_json)
-
-
-def _tell(opened: Any, stages: Iterable[Any], as_json: bool) -> None:
-    """Tells of stages as they are done, and shows what came of them."""
-    from openbook.progress import say
-
-    done = []
-    for item in stages:
-        say(f"{item.stage:9} {'unchanged' if item.skipped else f'done in {item.seconds:,.1f} s'}")
-        done.append(item)
-    result = {
-        "run": str(opened.path),
-        "stages": {item.stage: {"skipped": item.skipped, "seconds": item.seconds, **item.record["summary"]} for item in done},
-    }
-    show(result, _closing_words(opened.path, done), as_json)
-
-
-def _closing_words(path: Path, done: list[Any]) -> str:
-    lines = ["Nothing to do: every stage is up to date."] if all(item.skipped for item in done) else []
-    for item in done:
-        if item.stage == "mixture" and not item.skipped:
-            lines += mixture_lines(item.record["summary"])
-        if item.stage == "evaluate":
-            lines += _score_lines(item.record["summary"])
-        if item.stage == "export":
-            lines += [
-                f"weights   {path / 'weights'}",
-                f'try       openbook generate {path} "def fibonacci(n):"',
-                f"          openbook serve {path}",
-            ]
-        if item.stage == "report":
-            lines.append(f"report    {path / 'report.html'}")
-    return "\n".join(lines) or f"{path} is up to date."
-
-
-def _score_lines(scores: dict[str, Any]) -> list[str]:
-    columns = {"model": "model", "xz": "xz -9e", "zstd": "zstd -19", "ngram": "n-gram", "xz_archive": "xz archive"}
-    width = max(len(name) for name in (*scores["components"], "bits per byte"))
-    lines = [f"{'bits per byte':{width}}" + "".join(f"{title:>12}" for title in columns.values())]
-    for name, row in [*scores["components"].items(), ("all", scores["all"])]:
-        lines.append(f"{name:{width}}" + "".join(f"{row[column]:12.3f}" for column in columns))
-    return lines
-
-
-def _one_stage(path: Path, name: str, again: bool, as_json: bool) -> None:
-    from openbook.pipeline import update
-    from openbook.run import Run
-
-    opened = Run(path)
-    _tell(opened, update(opened, [name], again), as_json)
+    tell(opened, update(opened, names, workers=workers or 1), as_json)
 
 
 def _reason(given: str | None) -> str | None:
@@ -161,13 +113,13 @@ def _reason(given: str | None) -> str | None:
 @app.command()
 def tokenize(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
     """Learn the vocabulary and pack the documents into token shards."""
-    _one_stage(run, "tokenize", again, as_json)
+    one_stage(run, "tokenize", again, as_json)
 
 
 @app.command()
 def mixture(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
     """Work out how often training reads what: The Pile's table, from weights, tokens or epochs."""
-    _one_stage(run, "mixture", again, as_json)
+    one_stage(run, "mixture", again, as_json)
 
 
 @app.command()
@@ -193,7 +145,7 @@ def train(
         raise InputError(f"--spares {spares}: without --hot, all workers start again when one dies; add --hot")
     own = seat(os.environ)
     if own is None:
-        _tell(opened, update(opened, ["train"], again, workers or 1, spares if hot else None), as_json)
+        tell(opened, update(opened, ["train"], again, workers or 1, spares if hot else None), as_json)
     elif hot:
         raise InputError("--hot: workers on one machine only, which openbook starts itself; leave out --hot, or torchrun")
     elif workers is None:
@@ -231,7 +183,7 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
     stages = update_as_worker(opened, own, again)
     try:
         if own.rank == 0 and not supervised:
-            _tell(opened, stages, as_json)
+            tell(opened, stages, as_json)
         else:
             list(stages)
     except (LostWorker, NotFinite, Disagreement, Corruption, Stopped) as error:  # all workers come to the same conclusion
@@ -241,27 +193,9 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def evaluate(
-    run: RunArgument,
-    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
-    again: Again = False,
-    as_json: Json = False,
-) -> None:
-    """Score the weights on held-out text, beside compressors and an n-gram model."""
-    if text:
-        from openbook.evaluate.files import score_files
-        from openbook.run import Run
-
-        rows = score_files(Run(run), text)
-        show(rows, "\n".join(f"{row['bits_per_byte']:8.3f} bits per byte  {name}" for name, row in rows.items()), as_json)
-        return
-    _one_stage(run, "evaluate", again, as_json)
-
-
-@app.command()
 def export(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
     """Complete the weights to a Hugging Face folder with tokenizer and model card."""
-    _one_stage(run, "export", again, as_json)
+    one_stage(run, "export", again, as_json)
 
 
 @app.command()
@@ -275,7 +209,7 @@ def report(run: RunArgument, as_json: Json = False) -> None:
     opened = Run(run)
     path = opened.path / "report.html"
     if set(STAGES) - {"report"} <= set(opened.manifest["stages"]):
-        _one_stage(run, "report", again=False, as_json=as_json)
+        one_stage(run, "report", again=False, as_json=as_json)
     else:
         write_text(path, render(opened))
         show({"report": str(path), "bytes": path.stat().st_size}, f"report    {path}", as_json)

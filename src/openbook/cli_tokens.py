@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.words import size
 
 tokens = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -77,7 +77,7 @@ def import_tokens(
     loaded = load_tokenizer(tokenizer)
     taken = take(path, layout, loaded, name, licence, out)
     lines = [
-        f"{taken.documents:,} documents, {taken.tokens:,} tokens, {_size(taken.bytes)}",
+        f"{taken.documents:,} documents, {taken.tokens:,} tokens, {size(taken.bytes)}",
         f"{taken.differ:,} of them are encoded to other ids than the file has" if taken.differ else "all are encoded to the same ids again",
         *([f"{taken.no_text:,} documents are no text under this tokenizer, and were left out"] if taken.no_text else []),
         "in a recipe:",
@@ -87,31 +87,3 @@ def import_tokens(
         f'  file = "{out}/tokenizer.json"\n  vocab_size = {loaded.vocab_size}',
     ]
     show({"out": str(out), "component": name, "vocab_size": loaded.vocab_size, **vars(taken)}, "\n".join(lines), as_json)
-
-
-def mixture_lines(found: Mapping[str, Any]) -> list[str]:
-    """The Pile's table of a run's mixture, for people."""
-    titles = ("raw size", "weight", "epochs", "effective", "mean document", "tokens read", "bytes/token")
-    names = [*found["components"], "all"]
-    width = max(map(len, names))
-    lines = [f"{'component':{max(width, 9)}}" + "".join(f"{title:>15}" for title in titles)]
-    total = found["all"]["tokens_read"]
-    for name, part in [*found["components"].items(), ("all", found["all"])]:
-        mean = part["bytes"] / part["documents"] if part["documents"] else 0
-        per_token = f"{part['bytes'] / part['tokens']:.2f}" if part["tokens"] else ""
-        share = f"{part['tokens_read'] / total:.2%}"
-        epochs = f"{part['epochs']:.2f}" if "epochs" in part else ""
-        cells = (_size(part["bytes"]), share, epochs, _size(part["effective_bytes"]), _size(mean), f"{part['tokens_read']:,}", per_token)
-        lines.append(f"{name:{max(width, 9)}}" + "".join(f"{cell:>15}" for cell in cells))
-    for name, languages in found["languages"].items():
-        told = ", ".join(f"{language} {figure['bytes_per_token']:.2f}" for language, figure in languages.items())
-        lines.append(f"bytes/token of {name} by language: {told}")
-    return lines + [f"note: {note}" for note in found["notes"]]
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

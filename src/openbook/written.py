@@ -55,14 +55,18 @@ def read(path: Path, extended_by: tuple[Path, ...] = ()) -> Written:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
-    lines = tuple(Line(line, path, number) for number, line in enumerate(text.splitlines(keepends=True) or [""], 1))
     extends = document.pop("extends", None)
     if extends is None:
-        return Written(lines, document)
+        return alone(text, path, document)
     if not isinstance(extends, str) or Path(extends).name != extends or not extends:
         raise InputError(f"{path}: extends = {extends!r}: should be the file name of another recipe in the same folder, in quotes")
     base = read(path.parent / extends, (*extended_by, path))
-    return _with(lines, document, base)
+    return _with(alone(text, path, document).lines, document, base)
+
+
+def alone(text: str, path: Path, document: dict[str, Any]) -> Written:
+    """A file that extends nothing."""
+    return Written(tuple(Line(line, path, number) for number, line in enumerate(text.splitlines(keepends=True) or [""], 1)), document)
 
 
 def _text(path: Path, extended_by: tuple[Path, ...]) -> str:

@@ -148,13 +148,14 @@ def test_whole_documents_up_to_max_bytes_and_at_least_one(make_run: MakeRun) -> 
     assert evaluate(run)["summary"]["components"]["stories"]["bytes"] == sum(sizes[:3])
 
 
-def test_repeats_itself_replaces_old_scores_and_is_current(make_run: MakeRun) -> None:
+def test_repeats_itself_leaves_scores_of_tasks_and_is_current(make_run: MakeRun) -> None:
     run = make_run()
     first = evaluate(run)
     assert run.is_current(STAGE)
-    (run.path / "scores" / "old.json").write_text("{}")
+    (run.path / "scores" / "piqa.json").write_text("{}")
+    (run.path / "scores" / "samples.json").write_text("[]")
     assert evaluate(run)["artifacts"] == first["artifacts"]
-    assert sorted(path.name for path in (run.path / "scores").iterdir()) == ["bits_per_byte.json", "samples.json"]
+    assert sorted(path.name for path in (run.path / "scores").iterdir()) == ["bits_per_byte.json", "piqa.json", "samples.json"]
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"evaluate": EvaluateSection(stride=24, sample_tokens=12, temperature=0.5)}])

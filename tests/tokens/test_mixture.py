@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openbook.cli_tokens import mixture_lines
+from openbook.cli_stages import mixture_lines
 from openbook.errors import InputError
 from openbook.files import sha256_file
 from openbook.mixture import by_language, table

@@ -14,7 +14,7 @@ from openbook.evaluate.baselines import XZ, ZSTD, Scorer, archive_bits
 from openbook.evaluate.interval import bits_per_byte
 from openbook.evaluate.network import Network
 from openbook.evaluate.samples import write_samples
-from openbook.files import write_json, written_aside
+from openbook.files import write_json
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
 from openbook.model.transformer import Transformer
@@ -48,11 +48,10 @@ def build(run: Run) -> Outcome:
         "all": everything,
     }
     samples = write_samples(model, tokenizer, held_out, section, seed)
-    with written_aside(run.path / "scores") as aside:
-        write_json(aside / "bits_per_byte.json", scores)
-        write_json(aside / "samples.json", samples)
+    write_json(run.path / "scores" / "bits_per_byte.json", scores)  # a file each: tasks' scores stand beside them
+    write_json(run.path / "scores" / "samples.json", samples)
     summary = {"components": {name: _compact(row) for name, row in components.items()}, "all": _compact(everything)}
-    return Outcome(["scores"], {**summary, "without_held_out": without})
+    return Outcome(["scores/bits_per_byte.json", "scores/samples.json"], {**summary, "without_held_out": without})
 
 
 def held_out_documents(run: Run) -> tuple[dict[str, list[Document]], list[str]]:

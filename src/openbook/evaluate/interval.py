@@ -1,4 +1,4 @@
-"""Bits per byte of a set of documents, with an interval over documents."""
+"""Bits per byte of a set of documents, and other ratios, with an interval over documents."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ class Estimate:
 
 
 def bits_per_byte(bits: Sequence[float], sizes: Sequence[int], seed: int) -> Estimate:
-    """Total bits over total bytes of documents, and the percentile bootstrap interval of that ratio (Efron 1979; Efron and Tibshirani
-    1993, section 13.3): documents are drawn with replacement, each with its bits and its bytes.
+    """Total bits over total bytes of documents, with the interval of `ratio`."""
+    return Estimate(*ratio(bits, sizes, seed))
 
-    The same seed draws the same documents, so that two scorers' intervals over the same documents are comparable.
+
+def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int) -> tuple[float, float | None, float | None]:
+    """Sum over sum, and the percentile bootstrap interval of that ratio (Efron 1979; Efron and Tibshirani 1993, section 13.3): things are
+    drawn with replacement, each with its top and its bottom. Bottoms of 1 give a mean. No interval for one thing.
+
+    The same seed draws the same things, so that two scorers' intervals over the same things are comparable.
     """
-    bits_d, sizes_d = np.asarray(bits, dtype=np.float64), np.asarray(sizes, dtype=np.float64)  # (documents,) each
-    value = float(bits_d.sum() / sizes_d.sum())
-    count = len(bits_d)
+    tops_d, bottoms_d = np.asarray(tops, dtype=np.float64), np.asarray(bottoms, dtype=np.float64)  # (things,) each
+    value = float(tops_d.sum() / bottoms_d.sum())
+    count = len(tops_d)
     if count == 1:
-        return Estimate(value, None, None)
+        return value, None, None
     dice = generator(seed, "bootstrap")
     ratios = np.empty(RESAMPLES)
     for index in range(RESAMPLES):
         drawn = dice.integers(0, count, count)
-        ratios[index] = bits_d[drawn].sum() / sizes_d[drawn].sum()
+        ratios[index] = tops_d[drawn].sum() / bottoms_d[drawn].sum()
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high))
+    return value, float(low), float(high)

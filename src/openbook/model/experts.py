@@ -109,7 +109,7 @@ class _Collect(torch.autograd.Function):
 
 
 class Router(nn.Module):
-    """A score for each expert. The weight is a parameter; the bias that balances, if there is one, starts at 0 and is moved by `balance`."""
+    """A score for each expert. The weight is a parameter; the bias that balances, if there is one, starts at 0; `balance` moves it."""
 
     def __init__(self, width: int, experts: Experts) -> None:
         super().__init__()

@@ -1,0 +1,210 @@
+"""A task's questions put to a model, a unit at a time: what is answered is on disk, and is never asked again.
+
+While a task is at work its records are appended to NAME.items.jsonl, a line an item, after a first line that says what they are a
+function of. A process that dies leaves whole lines and perhaps one torn one. When all are there, NAME.json takes their place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TextIO
+
+from openbook.errors import InputError
+from openbook.evaluate.answers import extracted
+from openbook.evaluate.data import examples_of, items_of
+from openbook.evaluate.metrics import Record, chance, choice_scores, credit, probabilities, summarise, written_scores
+from openbook.evaluate.models import CannotScore, LanguageModel, Request, Score
+from openbook.evaluate.questions import Question, Questions
+from openbook.evaluate.task import Task
+from openbook.files import canonical_json, make_folder, write_json
+from openbook.model.initialise import generator
+from openbook.progress import track
+
+UNIT = 32
+"""Questions asked together: what a crash can cost."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """shots: K, or None for the task's own. limit: items, drawn by the seed. draws: sets of demonstrations for each item."""
+
+    shots: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    draws: int = 1
+    generated: bool = False
+
+
+def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path) -> dict[str, Any]:
+    """Answers what is not answered yet, and returns what NAME.json holds. Raises InputError for a task that cannot be asked."""
+    items = items_of(task, data, settings.generated, settings.seed)
+    pool = examples_of(task, data, items)
+    shots = task.shots if settings.shots is None else settings.shots
+    if shots and task.kind == "rolling":
+        raise InputError(f"{task.name}: --shots {shots}: text is scored with nothing before it; leave it out")
+    questions = Questions(task, items, pool, shots, settings.seed)
+    facts = {
+        "task": task.name,
+        "version": task.version,
+        "task_sha256": task.digest,
+        "data_sha256": items.digest,
+        "examples_sha256": pool.digest,
+        "model": model.identity,
+        "shots": shots,
+        "seed": settings.seed,
+    }
+    order = generator(settings.seed, "items", task.name).permutation(len(items.items))[: settings.limit]
+    wanted = [(draw, int(index)) for draw in range(settings.draws) for index in sorted(order)]
+    asked = [questions.question(index, draw) for draw, index in wanted]  # all of them first: a bad item stops nothing half-way
+    done = _collect(model, task, asked, facts, out)
+    records = [done[question.draw, question.item] for question in asked]
+    result = {**facts, "title": task.title, "kind": task.kind, "metric": task.metric, **_figures(task, records, settings)}
+    write_json(out / f"{task.name}.json", {**result, "items": records})
+    (out / f"{task.name}.items.jsonl").unlink(missing_ok=True)
+    return {**result, "items": records}
+
+
+def _figures(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:
+    dropped = [record["dropped"] for record in records]
+    figures: dict[str, Any] = {
+        "count": len({record["item"] for record in records}),
+        "chance": chance(task, records),
+        "truncated": {"prompts": sum(count > 0 for count in dropped), "tokens": sum(dropped)},
+        "metrics": summarise(task, records, settings.seed),
+    }
+    if settings.draws > 1:
+        figures["draws"] = _over_draws(task, records, settings)
+    return figures
+
+
+def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:
+    """The task's metric by each draw of demonstrations, their mean and their standard deviation."""
+    by_draw = [[record for record in records if record["draw"] == draw] for draw in range(settings.draws)]
+    values = [summarise(task, some, settings.seed)[task.metric]["value"] for some in by_draw]
+    known = [value for value in values if value is not None]
+    return {"values": values, "mean": fmean(known), "deviation": stdev(known)}
+
+
+def _collect(
+    model: LanguageModel, task: Task, asked: Sequence[Question], facts: dict[str, Any], out: Path
+) -> dict[tuple[int, int], Record]:
+    """Records by (draw, item): those on disk that the same facts made, and, by the model, those that are missing."""
+    done = _finished(out, task.name, facts)
+    missing = [question for question in asked if (question.draw, question.item) not in done]
+    missing.sort(key=lambda question: sum(map(len, question.pairs[0])))  # batches of questions of about one length
+    with _journal(out, task.name, facts, done) as journal, track(f"evaluate: {task.name}", len(asked)) as bar:
+        for start in range(0, len(missing), UNIT):
+            bar.update(len(asked) - len(missing) + start)
+            for record in answer(model, task, missing[start : start + UNIT]):
+                done[record["draw"], record["item"]] = record
+                journal.write(canonical_json(record) + "\n")
+            journal.flush()
+    return done
+
+
+def _finished(out: Path, name: str, facts: dict[str, Any]) -> dict[tuple[int, int], Record]:
+    """What an earlier call left: of a whole result, of one at work, or of both where a crash came between."""
+    records: list[Record] = []
+    try:
+        whole = json.loads((out / f"{name}.json").read_bytes())
+        if all(whole.get(key) == value for key, value in facts.items()):
+            records += whole["items"]
+    except (FileNotFoundError, ValueError):
+        pass
+    journal = out / f"{name}.items.jsonl"
+    lines = journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []  # what follows the last line end is torn
+    if lines and json.loads(lines[0]) == facts:
+        records += [json.loads(line) for line in lines[1:]]
+    return {(record["draw"], record["item"]): record for record in records}
+
+
+@contextmanager
+def _journal(out: Path, name: str, facts: dict[str, Any], done: dict[tuple[int, int], Record]) -> Iterator[TextIO]:
+    """The file to append to, begun anew with what is known: a torn line, or other facts' records, do not stay."""
+    make_folder(out)
+    path = out / f"{name}.items.jsonl"
+    aside = path.with_suffix(".partial")
+    aside.write_text("".join(canonical_json(part) + "\n" for part in (facts, *done.values())), encoding="utf-8")
+    aside.replace(path)
+    with path.open("a", encoding="utf-8") as file:
+        yield file
+
+
+def answer(model: LanguageModel, task: Task, questions: Sequence[Question]) -> list[Record]:
+    """A record for each question: everything that was asked and answered."""
+    if task.kind == "rolling":
+        scores = model.loglikelihood_rolling([question.own.continuations[0] for question in questions])
+        return [_rolling(question, score) for question, score in zip(questions, scores, strict=True)]
+    pairs = [pair for question in questions for pair in question.pairs]
+    blank = task.form.unconditional if task.kind == "choice" else None
+    alone = [(blank, text) for question in questions for text in question.own.continuations] if blank is not None else []
+    try:
+        scores = model.loglikelihood(pairs + alone)
+    except CannotScore:
+        if task.kind != "generate":
+            raise
+        scores = []
+    own, others = iter(scores[: len(pairs)]), iter(scores[len(pairs) :])
+    records = []
+    for question in questions:
+        mine = list(islice(own, len(question.pairs)))
+        records.append(_scored(task, question, mine, list(islice(others, len(mine))) if blank is not None else None))
+    if task.kind == "generate":
+        _write(model, task, questions, records)
+    return records
+
+
+def _common(question: Question, scores: Sequence[Score]) -> Record:
+    own = question.own
+    return {
+        "item": question.item,
+        "draw": question.draw,
+        "prompt_sha256": question.digest,
+        "contexts": list(own.contexts),
+        "continuations": list(own.continuations),
+        "logprobs": [score.logprob for score in scores],
+        "tokens": [score.tokens for score in scores],
+        "bytes": [score.bytes for score in scores],
+        "dropped": max((score.dropped for score in scores), default=0),
+    }
+
+
+def _scored(task: Task, question: Question, scores: Sequence[Score], alone: Sequence[Score] | None) -> Record:
+    record = _common(question, scores)
+    if task.kind == "generate":
+        return record
+    if task.kind == "completion":
+        return {**record, "greedy": scores[0].greedy, "scores": {"accuracy": float(scores[0].greedy)}}
+    own = question.own
+    compared = choice_scores(own.continuations, scores, alone)
+    shown = compared[task.metric]
+    return {
+        **record,
+        "unconditional": None if alone is None else [score.logprob for score in alone],
+        "gold": own.gold,
+        "prediction": shown.index(max(shown)),
+        "probabilities": probabilities(shown),
+        "scores": {name: credit(values, own.gold) for name, values in compared.items()},
+    }
+
+
+def _rolling(question: Question, score: Score) -> Record:
+    text = question.own.continuations[0]
+    record = {**_common(question, [score]), "words": [len(re.split(r"\s+", text))], "scores": {}}
+    return {**record, "continuations": [text[:200]]}  # the whole text would make the file as long as the data
+
+
+def _write(model: LanguageModel, task: Task, questions: Sequence[Question], records: Sequence[Record]) -> None:
+    """Adds to records what the model writes, and what that is worth."""
+    requests = [Request(question.pairs[0][0], tuple(task.stop), task.max_tokens) for question in questions]
+    for question, record, written in zip(questions, records, model.generate_until(requests), strict=True):
+        said = extracted(written.text, task.extract)
+        record |= {"written": written.text, "prediction": said, "answers": list(question.own.answers)}
+        record |= {"dropped": max(record["dropped"], written.dropped), "scores": written_scores(task, said, question.own.answers)}

@@ -1,0 +1,137 @@
+"""A run of a task: what is on disk after a crash is never asked again; more items, other draws, cut prompts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from toymodels import Uniform, make_folder
+
+from openbook.errors import InputError, OpenbookError
+from openbook.evaluate.generated import COUNT
+from openbook.evaluate.models import Score, open_model
+from openbook.evaluate.runner import UNIT, Settings, evaluate
+from openbook.evaluate.suite import evaluate_all, table
+from openbook.evaluate.task import Task, load_task, task_named
+from openbook.files import sha256_file
+
+TASK = task_named("two_digit_addition")
+MADE = {"generated": True, "shots": 1}
+
+
+class Counting(Uniform):
+    """Fails after so many calls; counts what it was asked."""
+
+    def __init__(self, calls: int = 10**9) -> None:
+        self.left, self.asked = calls, 0
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        self.left -= 1
+        if self.left < 0:
+            raise OpenbookError("the endpoint is gone")
+        self.asked += len(pairs)
+        return super().loglikelihood(pairs)
+
+
+def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
+    settings = Settings(limit=5 * UNIT, **MADE)
+    first = Counting(calls=2)
+    with pytest.raises(OpenbookError, match="is gone"):
+        evaluate(first, TASK, settings, tmp_path, tmp_path)
+    with (tmp_path / "two_digit_addition.items.jsonl").open("a") as file:
+        file.write('{"item": 17, "draw"')  # as a process leaves it that dies while it writes
+    second = Counting()
+    result = evaluate(second, TASK, settings, tmp_path, tmp_path)
+    assert (first.asked, second.asked) == (2 * UNIT, 3 * UNIT)
+    assert [path.name for path in tmp_path.iterdir()] == ["two_digit_addition.json"]
+    kept = sha256_file(tmp_path / "two_digit_addition.json")
+    assert evaluate(Counting(0), TASK, settings, tmp_path, tmp_path) == result
+    assert sha256_file(tmp_path / "two_digit_addition.json") == kept
+    more = Counting()
+    assert evaluate(more, TASK, Settings(limit=6 * UNIT, **MADE), tmp_path, tmp_path)["count"] == 6 * UNIT
+    assert more.asked == UNIT
+    others = Counting()
+    others.identity = "other weights"
+    evaluate(others, TASK, settings, tmp_path, tmp_path)
+    assert others.asked == 5 * UNIT
+
+
+SUMS = """
+version = 1
+title = "Sums"
+kind = "completion"
+source = "a test"
+metric = "accuracy"
+
+[data]
+file = "none.jsonl"
+generator = "two_digit_addition"
+
+[form]
+context = "{{ context | trim }}"
+target = "{{ completion }}"
+"""
+
+
+def test_a_killed_process_goes_on(tmp_path: Path) -> None:
+    folder, out = make_folder(tmp_path / "weights", "qwen3"), tmp_path / "out"
+    (tmp_path / "sums.toml").write_text(SUMS, encoding="utf-8")
+    command = [sys.executable, "-m", "openbook.cli", "evaluate", str(folder), "--task", str(tmp_path / "sums.toml"), "--generated"]
+    command += ["--out", str(out), "--json"]
+    journal = out / "sums.items.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > UNIT):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    kept = journal.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    whole = [json.loads(line) for line in kept if line.endswith("\n")]
+    assert UNIT <= len(whole) < COUNT
+    result = evaluate(open_model(str(folder)), load_task(tmp_path / "sums.toml"), Settings(generated=True), tmp_path, out)
+    assert result["count"] == COUNT
+    assert [record for record in result["items"] if record in whole] == sorted(whole, key=lambda record: record["item"])
+
+
+def test_several_draws_show_what_demonstrations_matter(tmp_path: Path) -> None:
+    model = open_model(str(make_folder(tmp_path / "weights", "gpt2")))
+    result = evaluate(model, TASK, Settings(limit=4, draws=3, **MADE), tmp_path, tmp_path)
+    assert len(result["draws"]["values"]) == 3
+    assert (result["count"], len(result["items"])) == (4, 12)
+    bits = {record["draw"]: record["logprobs"] for record in result["items"] if record["item"] == result["items"][0]["item"]}
+    assert len({tuple(value) for value in bits.values()}) == 3
+
+
+def test_a_prompt_longer_than_the_window_loses_its_beginning_and_that_is_told(tmp_path: Path) -> None:
+    model = open_model(str(make_folder(tmp_path / "weights", "qwen3")))
+    short = evaluate(model, TASK, Settings(limit=3, shots=2, generated=True), tmp_path, tmp_path / "short")
+    long = evaluate(model, TASK, Settings(limit=3, shots=40, generated=True), tmp_path, tmp_path / "long")
+    assert short["truncated"] == {"prompts": 0, "tokens": 0}
+    assert long["truncated"]["prompts"] == 3
+    assert long["truncated"]["tokens"] > 3 * 100
+    assert "3" in table([long], {}).splitlines()[1].split()
+
+
+def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path: Path) -> None:
+    results, left_out = evaluate_all(Uniform(), [TASK, task_named("piqa")], Settings(limit=2, **MADE), tmp_path, tmp_path)
+    assert [result["task"] for result in results] == [TASK.name]
+    assert left_out == {"piqa": f"{tmp_path / 'eval/piqa_valid.jsonl'}: no such file; `openbook data` says where it comes from"}
+    assert "left out  piqa" in table(results, left_out)
+    with pytest.raises(InputError, match=r"no such file, which the task two_digit_addition needs; .* or --generated makes items"):
+        evaluate(Uniform(), TASK, Settings(), tmp_path, tmp_path)
+    with pytest.raises(InputError, match="the task has no generator"):
+        evaluate(Uniform(), task_named("piqa"), Settings(generated=True), tmp_path, tmp_path)
+
+
+def test_perplexities_are_ratios_of_sums(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one two\n\nthree four five\n", encoding="utf-8")
+    form = {"kind": "rolling", "metric": "word_perplexity", "data": {"file": "mine.txt"}, "form": {"text": "{{ text }}"}}
+    task = Task.model_validate({"name": "mine", "version": 1, "title": "mine", "source": "a test", **form})
+    metrics = evaluate(Uniform(), task, Settings(), tmp_path, tmp_path)["metrics"]
+    assert metrics["word_perplexity"]["value"] == pytest.approx(256 ** (22 / 5))
+    assert metrics["byte_perplexity"]["value"] == pytest.approx(256)
