@@ -83,10 +83,10 @@ def test_a_whole_run_then_nothing_to_do(openbook: Command, tmp_path: Path) -> No
     second = openbook("run", recipe, "--out", out)
     assert time.monotonic() - begin < 5
     assert second.out.startswith("Nothing to do: every stage is up to date.")
-    assert second.err.count("unchanged") == 6
+    assert second.err.count("unchanged") == 7
     third = openbook("run", recipe, "--out", out, "--json")
     assert {name: stage["skipped"] for name, stage in third.json["stages"].items()} == dict.fromkeys(  # type: ignore[attr-defined]
-        ["corpus", "tokenize", "train", "evaluate", "export", "report"], True
+        ["corpus", "tokenize", "mixture", "train", "evaluate", "export", "report"], True
     )
 
 
@@ -115,7 +115,8 @@ def test_a_stage_changed_alone_is_done_alone(openbook: Command, copied: Path, fi
     recipe = finished.recipe_folder / "tiny.toml"
     result = openbook("run", recipe, "--out", copied, "--set", "evaluate.sample_tokens=5", "--json")
     skipped = {name: stage["skipped"] for name, stage in result.json["stages"].items()}  # type: ignore[attr-defined]
-    assert skipped == {"corpus": True, "tokenize": True, "train": True, "evaluate": False, "export": False, "report": False}
+    again = ("evaluate", "export", "report")
+    assert skipped == {name: name not in again for name in ("corpus", "tokenize", "mixture", "train", *again)}
 
 
 def test_generate_streams_and_repeats(openbook: Command, finished: Run) -> None:
@@ -219,6 +220,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     assert "then 0" in done.stdout, done.stderr
 
 
+@pytest.mark.alone
 def test_help_answers_at_once() -> None:
     command = [sys.executable, "-m", "openbook.cli", "--help"]
     best = min(_seconds(command) for _ in range(4))
@@ -238,8 +240,31 @@ def test_every_documented_command_exists(openbook: Command) -> None:
     lines = set(re.findall(r"^(?:\$ )?openbook ([a-z]+)([^\n#]*)", text, re.MULTILINE))
     assert {"generate", "serve", "report"} <= {name for name, _ in lines}
     for name, rest in lines:
-        inner = ["add" if rest.split()[0] == "add" else "show"] if name == "logbook" else []
+        first = rest.split()[0] if rest.strip() else ""
+        inner = ["add" if first == "add" else "show"] if name == "logbook" else [first] if name == "corpus" and first.islower() else []
         shown = openbook(name, *inner, "--help")
         assert shown.status == 0, name
         for option in re.findall(r"(--[a-z][a-z-]*)", rest):
             assert option in shown.out, f"{name} {option}"
+
+
+def test_tokens_are_traced_and_go_out_and_in(openbook: Command, finished: Run, tmp_path: Path) -> None:
+    traced = openbook("tokens", "trace", finished.path, "--step", 2, "--row", 1, "--position", 5, "--json").json
+    assert traced["done"] is True and traced["token"]["id"] == traced["ids"][5]  # type: ignore[index]
+    assert "--step 99: the training has the steps 1 to 12" in complaint(
+        openbook("tokens", "trace", finished.path, "--step", 99, "--row", 0)
+    )
+    out = tmp_path / "out"
+    assert "train/prose.idx" in openbook("tokens", "export", finished.path, "--as", "megatron", "--out", out, "--json").json["files"]  # type: ignore[operator]
+    assert "exists already" in complaint(openbook("tokens", "export", finished.path, "--as", "nanogpt", "--out", out))
+    back = ("--as", "megatron", "--tokenizer", out / "tokenizer.json", "--out", tmp_path / "in")
+    assert openbook("tokens", "import", out / "train" / "prose.bin", *back, "--json").json["differ"] == 0
+    (out / "train" / "code.idx").write_bytes(b"MMIDIDX")
+    assert "code.idx: not an index of Megatron's" in complaint(
+        openbook("tokens", "import", out / "train" / "code.bin", *back[:-1], tmp_path / "x")
+    )
+
+
+def test_the_mixture_is_a_table(openbook: Command, copied: Path) -> None:
+    told = openbook("mixture", copied, "--again")
+    assert "effective" in told.out and "mean document" in told.out and "prose" in told.out

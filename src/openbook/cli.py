@@ -17,7 +17,11 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_corpus import corpus
+from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
+from openbook.cli_models import inspect, models
+from openbook.cli_tokens import mixture_lines, tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -28,7 +32,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what is not, and why.")
+app.command("import")(import_command)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
+app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
+app.command()(models)
+app.command()(inspect)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[
@@ -78,7 +87,7 @@ def run(
     accept_change: AcceptChange = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a run up to date with its recipe: corpus, tokenize, train, evaluate, export, report."""
+    """Bring a run up to date with its recipe: corpus, tokenize, mixture, train, evaluate, export, report."""
     from openbook.pipeline import up_to, update
     from openbook.progress import say
     from openbook.recipe import load_recipe
@@ -110,6 +119,8 @@ def _tell(opened: Any, stages: Iterable[Any], as_json: bool) -> None:
 def _closing_words(path: Path, done: list[Any]) -> str:
     lines = ["Nothing to do: every stage is up to date."] if all(item.skipped for item in done) else []
     for item in done:
+        if item.stage == "mixture" and not item.skipped:
+            lines += mixture_lines(item.record["summary"])
         if item.stage == "evaluate":
             lines += _score_lines(item.record["summary"])
         if item.stage == "export":
@@ -148,15 +159,15 @@ def _reason(given: str | None) -> str | None:
 
 
 @app.command()
-def corpus(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
-    """Gather, check, deduplicate and split the documents."""
-    _one_stage(run, "corpus", again, as_json)
-
-
-@app.command()
 def tokenize(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
     """Learn the vocabulary and pack the documents into token shards."""
     _one_stage(run, "tokenize", again, as_json)
+
+
+@app.command()
+def mixture(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
+    """Work out how often training reads what: The Pile's table, from weights, tokens or epochs."""
+    _one_stage(run, "mixture", again, as_json)
 
 
 @app.command()
@@ -230,8 +241,20 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def evaluate(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
+def evaluate(
+    run: RunArgument,
+    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
+    again: Again = False,
+    as_json: Json = False,
+) -> None:
     """Score the weights on held-out text, beside compressors and an n-gram model."""
+    if text:
+        from openbook.evaluate.files import score_files
+        from openbook.run import Run
+
+        rows = score_files(Run(run), text)
+        show(rows, "\n".join(f"{row['bits_per_byte']:8.3f} bits per byte  {name}" for name, row in rows.items()), as_json)
+        return
     _one_stage(run, "evaluate", again, as_json)
 
 
@@ -361,8 +384,8 @@ def weights_of(path: Path) -> Path:
     from openbook.run import Run
 
     weights = Run(path).path / "weights"
-    for name, stage in (("model.safetensors", "train"), ("tokenizer.json", "export")):
-        if not (weights / name).is_file():
+    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
+        if not any(weights.glob(pattern)):
             raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
     return weights
 

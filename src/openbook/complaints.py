@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from openbook.written import Written
 
 
 class Misset(Exception):
@@ -34,11 +35,12 @@ PATTERNS = {
     r"^[0-9a-f]{40}$": "should be a whole commit, 40 hexadecimal digits: a branch or tag is another text tomorrow",
     r"^[0-9a-f]{64}$": "should be a SHA-256, 64 hexadecimal digits",
     r"^[\w.-]+/[\w.-]+$": "should be OWNER/NAME",
+    r"\S": "should say something",
 }
 """What texts should be that are not names."""
 
 
-def explain(error: ValidationError, document: dict[str, Any], text: str, path: Path, forced: dict[tuple[str, ...], str]) -> str:
+def explain(error: ValidationError, document: dict[str, Any], written: Written, forced: dict[tuple[str, ...], str]) -> str:
     """One line for the first problem of a document."""
     problems = error.errors()
     first = problems[0]
@@ -51,15 +53,15 @@ def explain(error: ValidationError, document: dict[str, Any], text: str, path: P
         message = f"needs a key {first.get('ctx', {}).get('discriminator')} that says of what kind it is"
     usual = SHOULD_BE.get(first["type"], message).replace("input should be", "should be")
     message = PATTERNS.get(first.get("ctx", {}).get("pattern", ""), usual)
-    where = place(keys, text, path, forced)
+    where = place(keys, written, forced)
     shown = "" if isinstance(first["input"], dict) or first["type"] == "missing" else f" = {first['input']!r}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {'.'.join(keys)}{shown}: {message}{more}"
 
 
-def place(keys: tuple[str, ...], text: str, path: Path, forced: dict[tuple[str, ...], str]) -> str:
+def place(keys: tuple[str, ...], written: Written, forced: dict[tuple[str, ...], str]) -> str:
     """Where a key was set: the override, or the file and line."""
-    return f"--set {forced[keys]}" if keys in forced else f"{path}:{_line_of(keys, text)}"
+    return f"--set {forced[keys]}" if keys in forced else written.place(_line_of(keys, written.text))
 
 
 def _key_path(problem: ErrorDetails, document: dict[str, Any]) -> tuple[str, ...]:

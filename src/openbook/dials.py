@@ -1,5 +1,5 @@
-"""Dials of a recipe: `model.size`, and `train.tokens` or `train.tokens_per_parameter`. What they stand for is written into the document
-before it is read as a recipe, so the recipe has only plain values. Nothing that the document sets is overridden.
+"""Dials of a recipe: `model.size`, `train.tokens` or `train.tokens_per_parameter`, and `preset` in both tables. What they stand for is
+written into the document before it is read as a recipe, so the recipe has only plain values. Nothing that the document sets is overridden.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 from openbook import scaling
 from openbook.batches import Batches
 from openbook.complaints import Misset
+from openbook.errors import InputError
+from openbook.model.presets import Preset, preset
 
 UNITS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 Table = dict[str, Any]
@@ -23,16 +25,78 @@ def turn(document: Table) -> list[str]:
     model, train, tokenizer = (document.get(key) for key in ("model", "train", "tokenizer"))
     if not (isinstance(model, dict) and isinstance(train, dict) and isinstance(tokenizer, dict)):
         return []
-    if not ({"size"} & model.keys() or {"tokens", "tokens_per_parameter"} & train.keys()):
+    if not ({"size", "preset"} & model.keys() or {"tokens", "tokens_per_parameter", "preset"} & train.keys()):
         return []
     told: list[str] = []
+    shape, training = _preset(model, "model"), _preset(train, "train")
+    if shape:
+        _turn_shape(model, shape, told)
     vocab_size = _whole(tokenizer, "tokenizer", "vocab_size")
     tables = 1 if model.get("tied_head") else 2
     if "size" in model:
         _turn_size(model, vocab_size, tables, told)
-    layers, width = (_whole(model, "model", key) for key in ("layers", "width"))
-    _turn_budget(train, scaling.parameters(layers, width, vocab_size, tables), width, _whole(model, "model", "context"), told)
+    layers, width, context = (_whole(model, "model", key) for key in ("layers", "width", "context"))
+    if training:
+        _turn_training(train, training, context, told)
+    size = shape.published if shape else scaling.parameters(layers, width, vocab_size, tables)
+    _turn_budget(train, size, width, context, told)
     return told
+
+
+def _preset(table: Table, where: str) -> Preset | None:
+    if "preset" not in table:
+        return None
+    name = table.pop("preset")
+    try:
+        return preset(str(name))
+    except InputError as unknown:
+        raise Misset((where, "preset"), str(unknown)) from None
+
+
+def _turn_shape(model: Table, found: Preset, told: list[str]) -> None:
+    if "size" in model:
+        raise Misset(("model", "size"), f"is that of preset {found.name}; leave one of the two out")
+
+    def fill(table: Table, where: str, values: Table) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(table.setdefault(key, {}), dict):
+                fill(table[key], f"{where}.{key}", value)
+            else:
+                _fill(table, where, told, f"of {found.name}", **{key: value})
+
+    fill(model, "model", found.shape)
+
+
+def _turn_training(train: Table, found: Preset, context: int, told: list[str]) -> None:
+    """What was published of a training. Tokens that are not published have to be given; the schedule keeps its shares of them."""
+    values, why = found.training, f"of {found.name}"
+    if not {"steps", "tokens", "tokens_per_parameter"} & train.keys():
+        if "tokens" not in values:
+            raise Misset(("train", "preset"), f"how long {found.name} was trained is not published; set train.tokens as well")
+        _fill(train, "train", told, why, tokens=int(values["tokens"]))
+    if "batch_tokens" in values:
+        rows, microbatches = (_whole(train, "train", key) if key in train else None for key in ("microbatch_rows", "microbatches"))
+        _, power = scaling.rows_and_microbatches(values["batch_tokens"], context, rows, microbatches)
+        fitting = max(1, round(values["batch_tokens"] / context / power))
+        _fill(train, "train", told, why, microbatches=power, microbatch_rows=fitting)
+    optimizer = train.setdefault("optimizer", {})
+    if isinstance(optimizer, dict) and optimizer.setdefault("kind", "adamw") == "adamw":
+        adamw = ("rate", "beta1", "beta2", "eps", "clip", "weight_decay")
+        _fill(optimizer, "train.optimizer", told, why, **{key: values[key] for key in adamw if key in values})
+    schedule, whole = train.setdefault("schedule", {}), values.get("tokens", 0.0)
+    if isinstance(schedule, dict) and "schedule" in values:
+        shares = {"warmup": "warmup_tokens", "end": "fall_tokens"}
+        shared = {key: share_of(values[tokens], whole) for key, tokens in shares.items() if tokens in values}
+        _fill(schedule, "train.schedule", told, why, kind=values["schedule"], floor=values["floor"], **shared)
+    if "ramp_tokens" in values and "ramp" not in train:
+        first = values["ramp_from"] / context / train["microbatch_rows"]
+        train["ramp"] = {}
+        start = min(scaling.nearest_power_of_two(first), train["microbatches"])
+        _fill(train["ramp"], "train.ramp", told, why, start=start, over=share_of(values["ramp_tokens"], whole))
+
+
+def share_of(tokens: float, whole: float) -> float:
+    return float(f"{tokens / whole:.6g}")
 
 
 def _turn_size(model: Table, vocab_size: int, tables: int, told: list[str]) -> None:
@@ -91,7 +155,7 @@ def _mean_batch(train: Table, microbatches: int) -> float:
     return Batches.growing(10**6, microbatches, start, _amount(ramp, "train.ramp", "over")).total / 10**6
 
 
-def _fill(table: Table, where: str, told: list[str], why: str, **values: float) -> None:
+def _fill(table: Table, where: str, told: list[str], why: str, **values: Any) -> None:
     for key, value in values.items():
         if key not in table:
             table[key] = value

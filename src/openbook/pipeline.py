@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 STAGES = {
     "corpus": "openbook.corpus",
     "tokenize": "openbook.tokens",
+    "mixture": "openbook.mixture",
     "train": "openbook.train",
     "evaluate": "openbook.evaluate",
     "export": "openbook.export",
     "report": "openbook.report",
 }
-"""Names of the stages and the packages that hold them; a package is imported when its turn comes."""
+"""Names of the stages and the modules that hold them; one is imported when its turn comes."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def update(run: Run, names: list[str], again: bool = False, workers: int = 1, sp
     `train` is carried out by `workers` processes; if `spares` is not None, by ones that replace each other without a restart, with so many
     standing by. Raises InputError, before anything is done, if there is not enough work for them.
     """
+    for name in names:
+        run.require_own_training(name)
     if (workers == 1 and spares is None) or "train" not in names:
         yield from _update(run, names, again)
         return
@@ -76,6 +79,7 @@ def update_as_worker(run: Run, seat: Seat, again: bool = False) -> Iterator[Done
     """Takes a seat among the workers of the train stage. Only rank 0 locks the run, writes, and has something to yield."""
     from openbook.train import dismiss, follow, join_for, stage_with
 
+    run.require_own_training("train")
     workers = join_for(run, seat)
     try:
         if workers.rank == 0:

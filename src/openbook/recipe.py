@@ -22,11 +22,14 @@ from openbook.files import sha256_json
 from openbook.recipe_corpus import CorpusSection
 from openbook.recipe_model import ModelSection, fill, resolve_model
 from openbook.section import Name, Positive, Rate, Section, Share
+from openbook.written import read
 
 
 class TokenizerSection(Section):
     kind: Literal["bpe", "characters"] = "bpe"
     """Byte-level BPE, or the characters of the training text, for comparisons with what was measured on characters."""
+    file: str | None = None
+    """A tokenizer.json to use; without it, the vocabulary is learnt. A relative path starts at the recipe's folder."""
     vocab_size: Annotated[int, Field(ge=3, le=1_000_000)]
     """With the special tokens; with `characters`, exactly as many as there are."""
     special_tokens: list[str] = ["<|endoftext|>"]
@@ -158,12 +161,16 @@ class AnomaliesSection(Section):
 
 
 class TrainSection(Section):
-    dials = ("tokens", "tokens_per_parameter")
+    dials = ("tokens", "tokens_per_parameter", "preset")
     steps: Positive
     microbatch_rows: Positive
     microbatches: Positive = 1
     """Microbatches in a step: a power of two, so that their gradients are summed along one binary tree."""
     ramp: RampSection | None = None
+    packing: Literal["stream", "best-fit"] = "stream"
+    """How documents fill rows: one after another, wherever rows end; or so that hardly any is cut that fits a row."""
+    documents: Literal["joined", "masked"] = "joined"
+    """masked: attention sees nothing of the other documents in a row, and positions start again with each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     activations: Literal["keep", "selective", "full"] = "keep"
     """What the backward pass computes again to save memory: nothing, all but matrix products, or everything inside a layer."""
@@ -250,6 +257,7 @@ class EnergySection(Section):
 
 
 class Recipe(Section):
+    dials = ("extends",)
     name: Name
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 1
@@ -266,7 +274,7 @@ class Recipe(Section):
     def shaping(self) -> dict[str, Any]:
         """The values that shape the weights: all but how a training is watched and how its result is measured."""
         parts = self.model_dump(mode="json", include={"seed", "corpus", "tokenizer", "model", "train"})
-        corpus = {key: value for key, value in parts["corpus"].items() if key != "engine"}
+        corpus = {key: value for key, value in parts["corpus"].items() if key not in ("engine", "audit")}
         return parts | {"corpus": corpus, "train": {key: value for key, value in parts["train"].items() if key not in WATCHING}}
 
 
@@ -283,33 +291,25 @@ def resolve(recipe: Recipe) -> tuple[Recipe, list[str]]:
         raise InputError(f"evaluate.stride = {scoring.stride} should be at most model.context = {shape.context}")
     schedule = fill(recipe.train.schedule, "train.schedule", derived, cooldown=recipe.train.schedule.fall)
     train = recipe.train.model_copy(update={"schedule": schedule})
-    return recipe.model_copy(update={"model": shape, "train": train, "evaluate": scoring}), derived
+    corpus, told = recipe.corpus.reweighted()
+    return recipe.model_copy(update={"corpus": corpus, "model": shape, "train": train, "evaluate": scoring}), derived + told
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:
-    """Reads, overrides ("a.b=c", c in TOML or bare text), validates and resolves. Returns the recipe and what was derived.
+    """Reads with what it extends, overrides ("a.b=c", c in TOML or bare text), validates and resolves.
 
-    Raises InputError, one line that names file, line and key.
+    Returns the recipe and what was derived. Raises InputError, one line that names file, line and key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe; give the path of a TOML file such as recipes/pocket.toml") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; a recipe is a TOML file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
+    written = read(path)
+    document = written.document
     forced = dict(_override(document, item) for item in overrides)
     try:
         told = turn(document)
         recipe, derived = resolve(Recipe.model_validate(document))
     except Misset as wrong:
-        raise InputError(f"{place(wrong.keys, text, path, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
+        raise InputError(f"{place(wrong.keys, written, forced)}: {'.'.join(wrong.keys)}: {wrong.message}") from None
     except ValidationError as error:
-        raise InputError(explain(error, document, text, path, forced)) from None
+        raise InputError(explain(error, document, written, forced)) from None
     return recipe, told + derived
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from openbook.recipe_decisions import AnyDecision, Reweight, require_components
 from openbook.recipe_steps import AnyStep, EngineSection
 from openbook.section import Name, Positive, Section
 
@@ -48,12 +49,16 @@ class Published(Section):
 class Component(Section):
     """What every component of a corpus has, wherever it comes from."""
 
-    weight: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(gt=0)] | None = None
     """Share of the training tokens, relative to the other weights."""
+    tokens: Positive | None = None
+    """How many tokens training sees of it."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """How often training sees all of it; a fraction is that part of it, drawn at random."""
     max_bytes: Positive | None = None
     """Take at most about this much text, chosen by hash."""
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
-    """How often training may see each token; later the other components fill the place."""
+    """How often training may see each token. By weights, the other components fill the place later; `epochs` say it themselves."""
     exclude: list[str] = []
     """Shell patterns; a text whose origin matches one is left out, on record."""
     why: str = ""
@@ -69,6 +74,11 @@ class Component(Section):
         if not self.available and not self.unavailable.strip():
             raise PydanticCustomError("unavailable", "available = false needs unavailable = 'why it is not'")
         return self
+
+    @property
+    def amount(self) -> float:
+        """Its weight, tokens or epochs, whichever the recipe gives."""
+        return next(float(value) for value in (self.weight, self.tokens, self.epochs) if value is not None)
 
     @property
     @abstractmethod
@@ -177,6 +187,22 @@ class HubComponent(ReadComponent):
 AnyComponent = Annotated[MachineComponent | FilesComponent | GitComponent | UrlComponent | HubComponent, Field(discriminator="source")]
 
 
+class AuditSection(Section):
+    """How the corpus is audited; see docs/corpus.md. Nothing here changes a byte of the corpus."""
+
+    terms: str | None = None
+    """A TOML file of terms for groups of people, in the layout of the package's own; without it, that one. As a path of `files`."""
+    window: Positive = 10
+    """Words on either side of a term that count as beside it."""
+    catalogues: str = "/usr/share/locale"
+    """Translation catalogues from which languages are learnt, as in the step `language`."""
+
+
+Measure = Literal["weight", "tokens", "epochs"]
+MEASURES: tuple[Measure, ...] = ("weight", "tokens", "epochs")
+"""In what a mixture can be given."""
+
+
 class CorpusSection(Section):
     components: Annotated[dict[Name, AnyComponent], Field(min_length=1)]
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -184,4 +210,42 @@ class CorpusSection(Section):
     max_document_bytes: Positive = 2_000_000
     steps: list[AnyStep] = []
     """What is done to the texts after they are read, in order; see docs/corpus.md."""
+    decisions: list[AnyDecision] = []
+    """What was decided about the texts, why, and on what evidence; see docs/corpus.md."""
     engine: EngineSection = EngineSection()
+    audit: AuditSection = AuditSection()
+
+    @model_validator(mode="after")
+    def _decisions_about_what_is_there(self) -> CorpusSection:
+        require_components(self.decisions, set(self.components))
+        return self
+
+    def reweighted(self) -> tuple[CorpusSection, list[str]]:
+        """The components with the factors of the decisions in their weights, tokens or epochs, and a sentence for each that changed."""
+        components, told, key = dict(self.components), [], self.measure
+        for decision in [one for one in self.decisions if isinstance(one, Reweight)]:
+            for name in decision.components or ():
+                part = components[name]
+                amount = part.amount * decision.factor
+                components[name] = part.model_copy(update={key: round(amount) if key == "tokens" else amount})
+                told.append(f"corpus.components.{name}.{key} = {part.amount:g} * {decision.factor:g} ({decision.what})")
+        return self.model_copy(update={"components": components}), told
+
+    @model_validator(mode="after")
+    def _in_one_measure(self) -> CorpusSection:
+        given = {name: [key for key in MEASURES if getattr(part, key) is not None] for name, part in self.components.items()}
+        for name, keys in given.items():
+            if len(keys) != 1:
+                told = f"gives {' and '.join(keys)}" if keys else "gives none"
+                message = "components.{name} {told} of weight, tokens and epochs; give one"
+                raise PydanticCustomError("mixture", message, {"name": name, "told": told})
+        by_key = {key: [name for name, keys in given.items() if keys == [key]] for key in MEASURES}
+        used = [f"{key} for {', '.join(names)}" for key, names in by_key.items() if names]
+        if len(used) > 1:
+            raise PydanticCustomError("mixture", "a mixture has one measure, and this one gives {used}", {"used": "; ".join(used)})
+        return self
+
+    @property
+    def measure(self) -> Measure:
+        """In what the mixture is given."""
+        return next(key for key in MEASURES if getattr(next(iter(self.components.values())), key) is not None)

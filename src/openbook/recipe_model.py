@@ -84,7 +84,7 @@ class ExpertsSection(Section):
 class ModelSection(Section):
     """See `TransformerConfig` for what the dials mean. What is left out is the style's."""
 
-    dials = ("size",)
+    dials = ("size", "preset")
     style: Literal["modern", "gpt", "gpt-neo", "gpt-j", "gpt-neox", "opt", "llama", "qwen3", "switch", "moe"] = "modern"
     layers: Positive
     width: Positive

@@ -68,12 +68,14 @@ class LicenceStep(StepSection):
 
 
 class LanguageStep(StepSection):
-    """Naive Bayes on hashed character n-grams, learnt from the machine's own translation catalogues."""
+    """Naive Bayes on hashed character n-grams, learnt from the machine's own translation catalogues; or a fastText model."""
 
     step: Literal["language"]
-    measures = ("catalogues", "max_chars")
+    measures = ("catalogues", "model", "max_chars")
     keep: Annotated[list[str], Field(min_length=1)]
-    """ISO 639 codes."""
+    """ISO 639 codes of two letters; with a model, what it calls its languages, without script (lid.176: "en", GlotLID: "eng")."""
+    model: str | None = None
+    """A fastText model that identifies languages, such as lid.176.ftz or GlotLID's; a relative path starts at the recipe's folder."""
     min_confidence: Share = 0.5
     catalogues: str = "/usr/share/locale"
     max_chars: Positive = 2_000
@@ -125,7 +127,7 @@ class C4Step(StepSection):
 
 
 class FineWebStep(StepSection):
-    """Penedo et al. 2024, section 3.6."""
+    """Penedo et al. 2024, section 3.6; the rule on line ends per word is from datatrove."""
 
     step: Literal["fineweb"]
     measures = ("short_line",)
@@ -167,9 +169,12 @@ class PerplexityStep(StepSection):
 
 
 class ProfanityStep(StepSection):
-    """Share of words on the list of the package better-profanity."""
+    """Share of words on a list: that of the package better-profanity, or one's own, of profane or toxic words."""
 
     step: Literal["profanity"]
+    measures = ("word_list",)
+    word_list: str | None = None
+    """A text file with a word a line; a relative path starts at the recipe's folder."""
     max_share: Share = 0.01
 
 
@@ -225,7 +230,7 @@ class DecontaminateStep(StepSection):
     step: Literal["decontaminate"]
     measures = ("gram",)
     data: str | None = None
-    """Folder of evaluation sets; a relative one starts at the recipe's folder. By default $OPENBOOK_DATA/eval or ../shared/data/eval."""
+    """Folder of evaluation sets, as a component's `path`. By default $OPENBOOK_DATA/eval or ../shared/data/eval."""
     gram: Annotated[int, Field(ge=5, le=32)] = 13
     """Words in a run that counts as a leak."""
     window: Count = 200

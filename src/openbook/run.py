@@ -17,11 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openbook import written
 from openbook.errors import InputError, OpenbookError, Stopped
 from openbook.files import sha256_file, sha256_json, write_json, write_text
 from openbook.lease import Lease, Overtaken
 from openbook.logbook import Logbook, Meter, environment, read, spent
 from openbook.recipe import Recipe
+
+IMPORT = "import"
+"""The record of a run whose weights were trained elsewhere; it stands for those of corpus, tokenize and train."""
+_IMPORTED = ("corpus", "tokenize", "train")
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,28 @@ class Run:
         record: dict[str, Any] | None = self.manifest["stages"].get(name)
         return record
 
+    @property
+    def imported(self) -> bool:
+        """Whether the weights were trained elsewhere."""
+        return IMPORT in self.manifest["stages"]
+
+    def require_own_training(self, stage: str) -> None:
+        """Raises InputError if a stage would make what was imported."""
+        if self.imported and stage in _IMPORTED:
+            source = self.manifest["stages"][IMPORT]["summary"]["source"]
+            raise InputError(f"{self.path}: imported from {source}, so there is nothing to {stage}; use a recipe and another --out")
+
+    def _maker(self, stage: str) -> str:
+        return IMPORT if self.imported and stage in _IMPORTED else stage
+
     def inputs(self, stage: Stage) -> dict[str, str]:
-        """The digest of every stage that a stage reads. Raises InputError if one has not been made."""
+        """The digest of every stage that a stage reads. Raises InputError if one has not been made; an imported model may be without any
+        but the import."""
         inputs: dict[str, str] = {}
-        for name in stage.reads:
+        for name in map(self._maker, stage.reads):
             record = self.stage_record(name)
+            if record is None and self.imported:
+                continue
             if record is None:
                 raise InputError(f"{self.path}: {stage.name} needs {name} first; `openbook {name} {self.path}` makes it")
             inputs[name] = record["sha256"]
@@ -188,16 +210,22 @@ class Run:
                 if file.is_file():
                     yield str(file.relative_to(self.path)), {"sha256": sha256_file(file), "bytes": file.stat().st_size}
 
+    def weights(self) -> list[str]:
+        """The files of the weights: what the manifest records in weights/ of the stage that made them."""
+        record = self.stage_record(self._maker("train")) or {"artifacts": {}}
+        return [name for name in record["artifacts"] if name.startswith("weights/")]
+
     def verified(self, stage: str, name: str) -> Path:
         """The path of an artifact whose bytes are those the manifest records. Raises OpenbookError that names the file otherwise."""
-        record = self.stage_record(stage)
+        record = self.stage_record(self._maker(stage))
         entry = record["artifacts"].get(name) if record else None
         path = self.path / name
+        again = f"import it again, or put {name} back" if self.imported else f"`openbook {stage} {self.path} --again` makes it anew"
         if entry is None:
-            raise OpenbookError(f"{path}: the manifest does not know this file; `openbook {stage} {self.path} --again` makes it anew")
+            raise OpenbookError(f"{path}: the manifest does not know this file; {again}")
         if not path.is_file() or sha256_file(path) != entry["sha256"]:
             problem = "its bytes are not those in the manifest" if path.is_file() else "is missing"
-            raise OpenbookError(f"{path}: {problem}; `openbook {stage} {self.path} --again` makes it anew")
+            raise OpenbookError(f"{path}: {problem}; {again}")
         return path
 
 
@@ -238,6 +266,8 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
     with _lock(path) as lease:
         known = (path / "recipe.resolved.json").exists() and (path / "manifest.json").exists()
         old = Run(path).recipe if known else recipe
+        if known:
+            Run(path).require_own_training("train")
         changed, reshaped = differences(old, recipe), _changes(old.shaping(), recipe.shaping())
         trained = [folder for folder in ("checkpoints", "weights") if (path / folder).exists()]
         if trained and fresh:
@@ -252,7 +282,7 @@ def open_run(path: Path, recipe: Recipe, source: Path, fresh: bool = False) -> R
         if changed or not known:
             manifest = json.loads((path / "manifest.json").read_bytes())
             manifest["recipe"] = {"sha256": recipe.sha256(), "folder": str(source.resolve().parent)}
-            write_text(path / "recipe.toml", source.read_text(encoding="utf-8"))
+            write_text(path / "recipe.toml", written.read(source).text)
             write_text(path / "recipe.resolved.json", recipe.model_dump_json(indent=2) + "\n")
             write_json(path / "manifest.json", manifest)
             with Logbook(path / "logbook.jsonl", guard=lease.require) as book:

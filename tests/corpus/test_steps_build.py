@@ -42,6 +42,11 @@ min_words = 20
 [[corpus.steps]]
 step = "minhash"
 [[corpus.steps]]
+step = "substring"
+[[corpus.steps]]
+step = "profanity"
+word_list = "words.txt"
+[[corpus.steps]]
 step = "pii"
 [tokenizer]
 vocab_size = 300
@@ -65,6 +70,8 @@ def write(folder: Path, texts: int = 60) -> Path:
     (folder / "notes" / "short.txt").write_text("the be to of")
     (folder / "notes" / "near.txt").write_text((folder / "notes" / "001.txt").read_text() + " again")
     (folder / "notes" / "numbers.txt").write_text("1234 the 5678 be 91011 " * 20)
+    (folder / "words.txt").write_text("blast\n")
+    (folder / "notes" / "rude.txt").write_text("blast the river and " * 21)
     recipe = folder / "steps.toml"
     recipe.write_text(RECIPE)
     return recipe
@@ -94,6 +101,7 @@ def test_every_removal_is_on_record_with_step_and_evidence(tmp_path: Path) -> No
     assert {origin: (row["step"], row["reason"]) for origin, row in dropped.items()} == {
         "short.txt": ("length", "length"),
         "numbers.txt": ("gopher-quality", "alphabetic words"),
+        "rude.txt": ("profanity", "profanity"),
         next(iter({"near.txt", "001.txt"} & set(dropped))): ("minhash", "near-duplicate"),
     }
     assert dropped["numbers.txt"]["detail"] == "alphabetic words: alphabetic_words 0.4 < 0.8" and len(dropped["numbers.txt"]["id"]) == 32

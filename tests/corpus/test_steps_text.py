@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openbook.corpus.steps import language, licence, perplexity, pii, quality, text, web
+from openbook.corpus.steps import language, licence, perplexity, pii, profanity, quality, text, web
 from openbook.corpus.steps.parts import Batch
 from openbook.errors import InputError
-from openbook.recipe_steps import C4Step, FineWebStep, LanguageStep, PerplexityStep, PiiStep, QualityStep
+from openbook.recipe_steps import C4Step, FineWebStep, LanguageStep, PerplexityStep, PiiStep, ProfanityStep, QualityStep
 
 KINDS = list(pii.FORMS)
 
@@ -186,3 +186,46 @@ def test_languages_are_learnt_from_translation_catalogues(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="too few"):
         empty = settings.model_copy(update={"catalogues": str(tmp_path / "none")})
         language.prepare(Texts(), empty).write(tmp_path / "other")
+
+
+def test_languages_by_a_fasttext_model(tmp_path: Path) -> None:
+    fasttext = pytest.importorskip("fasttext", reason="languages by fastText: `pip install 'openbook[dev]'`")
+    lines = ["__label__eng_Latn the cat went away and sat down", "__label__deu_Latn die Katze ging weg und setzte sich"]
+    (tmp_path / "lines").write_text("\n".join(lines * 40) + "\n")
+    trained = fasttext.train_supervised(
+        str(tmp_path / "lines"), dim=16, lr=0.05, epoch=20, minn=2, maxn=3, bucket=2000, thread=1, verbose=0
+    )
+    trained.save_model(str(tmp_path / "lid.bin"))
+    settings = LanguageStep(step="language", keep=["deu"], model=str(tmp_path / "lid.bin"))
+    prepared = language.prepare(Texts(), settings)
+    prepared.write(tmp_path / "model")
+    batch = Batch(["The cat\nsat down.", "Die Katze ging,\nund setzte sich.", ""])
+    columns = language.annotate(batch, {}, settings, language.load(tmp_path / "model"))
+    assert columns["language"].tolist() == ["eng", "deu", ""]
+    assert all(0.5 < sure <= 1 for sure in columns["confidence"][:2])
+    (tmp_path / "lid.bin").write_bytes(b"PK" + bytes(100))
+    with pytest.raises(InputError, match=r"lid\.bin: not a fastText model"):
+        language.prepare(Texts(), settings)
+    (tmp_path / "lid.bin").write_bytes(fasttext_head() + bytes(3))
+    language.prepare(Texts(), settings).write(tmp_path / "model")
+    with pytest.raises(InputError, match=r"lid\.bin: fastText cannot read it"):
+        language.load(tmp_path / "model")
+
+
+def fasttext_head() -> bytes:
+    return struct.pack("<ii", 793712314, 99)  # a version that does not exist
+
+
+def test_words_of_ones_own_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("Bother\n\nblast\nnot a word\n")
+    settings = ProfanityStep(step="profanity", word_list=str(tmp_path / "words"), max_share=0.3)
+    prepared = profanity.prepare(Texts(), settings)
+    assert prepared.write(tmp_path / "model") == {"words": 2}
+    batch = Batch(["Bother, it is late", "blast and bother!", "not a word"])
+    columns = profanity.annotate(batch, {}, settings, profanity.load(tmp_path / "model"))
+    assert columns["profanity"].tolist() == pytest.approx([1 / 4, 2 / 3, 0])
+    (tmp_path / "words").write_text("Bother\n")
+    assert profanity.prepare(Texts(), settings).facts != prepared.facts  # so that another list annotates again
+    (tmp_path / "words").write_text("\n")
+    with pytest.raises(InputError, match="holds no word"):
+        profanity.prepare(Texts(), settings)

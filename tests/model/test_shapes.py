@@ -190,8 +190,6 @@ def rows(step: int, microbatch: int, skipped: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_learns(style: str, recipe: Path) -> None:
-    if "experts" in STYLES[style]:
-        pytest.importorskip("openbook.model.experts")
     trainer = Trainer(load_recipe(recipe, [f"model.style={style}"])[0], torch.device("cpu"))
     losses = [trainer.step(step, rows).loss for step in range(8)]
     assert losses[0] == pytest.approx(np.log(300), abs=0.3)

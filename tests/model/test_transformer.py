@@ -16,7 +16,7 @@ from openbook.errors import InputError
 from openbook.model import loss as loss_module
 from openbook.model.config import Rotary, Window
 from openbook.model.count import flops_per_token, matmul_parameters
-from openbook.model.exchange import load_weights, save_weights
+from openbook.model.exchange import exported_config, load_weights, save_weights
 from openbook.model.initialise import initialise
 from openbook.model.loss import head_loss
 from openbook.model.transformer import Cache, Transformer, TransformerConfig
@@ -66,17 +66,18 @@ def test_saved_and_loaded_is_the_same_model(shape: str, tmp_path: Path) -> None:
     model = random_model(SHAPES[shape])
     save_weights(model, tmp_path, end_of_document=299)
     loaded = load_weights(tmp_path)
-    assert loaded.config == model.config
+    banded = shape == "banded"  # GPT-Neo does not divide scores, so the query is written divided
+    assert loaded.config == (replace(model.config, score_scale=1.0) if banded else model.config)
     for (name, mine), (_, other) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
-        assert torch.equal(mine, other), name
+        assert torch.equal(mine * 0.25 if banded and ".query." in name else mine, other), name
 
 
 @pytest.mark.parametrize(
     ("shape", "dials", "named"), [("gpt", {"norm_place": "parallel"}, "norm_place"), ("plain", {"logit_softcap": 5.0}, "logit_softcap")]
 )
-def test_a_shape_that_no_stock_architecture_has_is_refused(shape: str, dials: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_a_shape_that_no_stock_architecture_has_is_refused(shape: str, dials: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        save_weights(random_model(replace(SHAPES[shape], **dials)), tmp_path, end_of_document=299)
+        exported_config(replace(SHAPES[shape], **dials), end_of_document=299)
 
 
 def test_a_wrong_weights_file_is_named_with_its_tensor(tmp_path: Path) -> None:

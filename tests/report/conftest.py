@@ -35,7 +35,7 @@ steps = {steps}
 microbatch_rows = 8
 """
 COMPONENTS = {"python": 0.4, "packages": 0.25, "man": 0.13, "system-docs": 0.12, "licences": 0.05, "notes": 0.05}
-STAGES = ("corpus", "tokenize", "train", "evaluate", "export")
+STAGES = ("corpus", "tokenize", "mixture", "train", "evaluate", "export")
 TOKENS_PER_STEP = 2048
 ENVIRONMENT = {"openbook": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "processor": "A processor", "cores": 2, "threads": 2}
 HOSTILE = "</script></pre><script>alert(1)</script><img src=http://evil.example/x> & \x00\x1b[31m \u202e \ud800 {{ 7*7 }}"

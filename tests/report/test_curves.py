@@ -60,12 +60,12 @@ def test_interruptions_have_causes_and_costs(make: Make) -> None:
 def test_the_bill_counts_every_attempt(make: Make) -> None:
     run = make(steps=50)
     table = {cost.stage: cost for cost in costs(read(run.logbook_path), run.manifest["stages"])}
-    assert list(table) == ["corpus", "tokenize", "train", "evaluate", "export"]
+    assert list(table) == ["corpus", "tokenize", "mixture", "train", "evaluate", "export"]
     assert (table["corpus"].seconds, table["corpus"].cpu_seconds, table["corpus"].attempts) == (60.5, 100.25, 1)
     assert (table["train"].attempts, table["train"].unmetered) == (3, 1)
-    assert table["train"].cpu_seconds == 102.25 + 190.0
+    assert table["train"].cpu_seconds == 103.25 + 190.0
     from_manifest = costs([], run.manifest["stages"])
-    assert [cost.cpu_seconds for cost in from_manifest] == [100.25, 101.25, 102.25, 103.25, 104.25]
+    assert [cost.cpu_seconds for cost in from_manifest] == [100.25, 101.25, 102.25, 103.25, 104.25, 105.25]
 
 
 def test_the_reports_own_events_are_left_out(make: Make) -> None:

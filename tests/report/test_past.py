@@ -90,7 +90,7 @@ def test_the_page_shows_causes_notes_and_carbon(make: Make) -> None:
         run.logbook.append("note", text="</script><b>all well</b>", author="ann", id="1", written="2026-01-02T03:30:00+00:00")
     html = render(Run(run.path))
     text = " ".join(re.sub(r"<[^>]*>", " ", html).replace("\N{NO-BREAK SPACE}", " ").split())
-    assert "0.00171 kWh × PUE 1.25 × 100 g/kWh = 0.214 g CO2e" in text
+    assert "0.00206 kWh × PUE 1.25 × 100 g/kWh = 0.257 g CO2e" in text
     assert "killed ended without a word" in text and "not lost" in text and "effective training time" in text
     assert "&lt;b&gt;all well&lt;/b&gt; (ann)" in text and html.count("</script") == 2
     assert "energy.pue: None -&gt; 1.25" in text.replace("&#45;", "-")

@@ -14,7 +14,8 @@ from openbook.model.tokenizer import load_tokenizer
 from openbook.recipe import load_recipe
 from openbook.run import Run
 from openbook.tokens import Rows
-from openbook.tokens.shards import Shard, dtype_for
+from openbook.tokens.encode import dtype_for
+from openbook.tokens.shards import Shard
 
 
 def shard_of(run: Run, name: str = "prose") -> Shard:

@@ -3,55 +3,121 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from openbook.corpus.decisions import DECISION, Rulings, in_datasheet
 from openbook.corpus.raw import RawText
 from openbook.corpus.sources import facts, read
-from openbook.corpus.steps import Shard, ShardWriter, Steps, evaluation_files, first_shards, survivors, versions
-from openbook.documents import Document, DocumentWriter, Dropped, Split, document_id, is_held_out, write_dropped
+from openbook.corpus.steps import Shard, ShardWriter, Steps, first_shards, outside_files, survivors, versions
+from openbook.documents import (
+    DROPPED_SCHEMA,
+    TRACE_SCHEMA,
+    Document,
+    DocumentWriter,
+    Dropped,
+    Split,
+    Trace,
+    document_id,
+    is_held_out,
+)
 from openbook.errors import InputError
-from openbook.files import remove, write_json, write_text
+from openbook.files import canonical_json, remove, write_json, write_text
 from openbook.progress import say, track
 from openbook.recipe import Recipe
-from openbook.recipe_corpus import AnyComponent, CorpusSection, MachineComponent, ReadComponent
+from openbook.recipe_corpus import MEASURES, AnyComponent, CorpusSection, MachineComponent, ReadComponent
 from openbook.run import Outcome, Run, Stage
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
+ASIDE_BYTES = 4_000_000
+"""How much of each component that was left out, or rewritten, waits in memory: all components do at once."""
 SHOWN_DROPS = 5
 """How many dropped texts of a component are named on the screen; all of them are in the component's dropped.parquet."""
 
 
+class _Aside:
+    """What of a component was left out, and what happened to the rest, on its way to disk. A context manager."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        folder = run.path / "corpus" / name
+        self._dropped = DocumentWriter(folder / "dropped.parquet", DROPPED_SCHEMA, ASIDE_BYTES)
+        self._traces = DocumentWriter(folder / "traces.parquet", TRACE_SCHEMA, ASIDE_BYTES)
+        self.figures: dict[str, dict[str, int]] = {}
+        """Documents and bytes by reason."""
+        self.telling: list[Dropped] = []
+        """The first ones that are worth a line on the screen."""
+        self.first: Dropped | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Aside:
+        self._stack.enter_context(self._dropped)
+        self._stack.enter_context(self._traces)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def drop(self, item: Dropped) -> None:
+        figure = self.figures.setdefault(item.reason, {"documents": 0, "bytes": 0})
+        figure["documents"] += 1
+        figure["bytes"] += item.bytes
+        self.first = self.first or replace(item, text=None)
+        if item.step == "read" and item.reason not in ("duplicate", "empty", "excluded") and len(self.telling) < SHOWN_DROPS:
+            self.telling.append(item)
+        self._dropped.add(item)
+
+    def trace(self, item: Trace) -> None:
+        self._traces.add(item)
+
+
 @dataclass
 class _Component:
-    """One component while it is read: where kept documents go, how much there is of them, what was dropped."""
+    """One component while it is read: where kept documents go, and what becomes of the others."""
 
     name: str
     section: CorpusSection
     wanted: AnyComponent
     seen: set[str]
+    rulings: Rulings
+    aside: _Aside
     keep: Callable[[Document, Split], None]
     bytes: int = 0
-    dropped: list[Dropped] = field(default_factory=list)
 
     def is_full(self) -> bool:
         return self.wanted.max_bytes is not None and self.bytes >= self.wanted.max_bytes
 
     def take(self, raw: RawText) -> None:
         """Decides about one text."""
-        reason = self._excluded(raw.origin) or raw.problem or (None if raw.text.strip() else ("empty", "no characters but white space"))
-        identifier = None if reason else document_id(raw.text)
+        unfit = raw.problem or (None if raw.text.strip() else ("empty", "no characters but white space"))
+        excluded = self._excluded(raw.origin)
+        if unfit:
+            self.aside.drop(Dropped(raw.origin, self.name, raw.bytes, *(excluded or unfit)))
+            return
+        identifier = document_id(raw.text)
+        meta = canonical_json(raw.meta) if raw.meta else None
+        ruling = self.rulings.on(raw, self.name, identifier, excluded is not None)
+        reason = ruling.out or (None if ruling.invited else excluded)
+        if reason:
+            step = DECISION if ruling.out else "read"
+            left = Dropped(raw.origin, self.name, raw.bytes, *reason, identifier, step, raw.licence, meta, raw.text)
+            self.aside.drop(left)
+            return
         if identifier in self.seen:
-            reason = ("duplicate", f"same text as document {identifier}")
-        if reason or identifier is None:
-            self.dropped.append(Dropped(raw.origin, self.name, raw.bytes, *(reason or ("", "")), identifier))
+            same = ("duplicate", f"same text as document {identifier}")
+            self.aside.drop(Dropped(raw.origin, self.name, raw.bytes, *same, identifier, "read", raw.licence, meta))
             return
         self.seen.add(identifier)
         split = raw.split or ("valid" if is_held_out(identifier, self.section.holdout) else "train")
-        document = Document(identifier, raw.text, self.name, raw.licence, raw.origin)
+        document = Document(identifier, ruling.text, self.name, raw.licence, raw.origin, meta)
+        for change in ruling.changes(identifier, raw):
+            self.aside.trace(change)
+        if ruling.invited and ruling.rescued:
+            against = "an earlier decision" if excluded is None else f"components.{self.name}.exclude"
+            self.aside.trace(Trace(identifier, raw.origin, DECISION, ruling.invited, "kept", against))
+        self.rulings.keep(ruling, self.name, identifier, document.bytes)
         self.bytes += document.bytes
         self.keep(document, split)
 
@@ -65,20 +131,25 @@ def parameters(run: Run) -> Any:
     section = run.recipe.corpus
     found = {name: facts(part, run.recipe_folder, f"corpus.components.{name}") for name, part in section.components.items()}
     files = {name: state for name, state in found.items() if state}
-    mixing = {"weight", "max_epochs", "why", "published"}  # how often training sees a component, and why, changes nothing in what it is
+    mixing = {*MEASURES, "max_epochs", "why", "published"}  # how often training sees a component, and why, changes nothing in what it is
     named = {name: part.model_dump(mode="json", exclude=mixing) for name, part in section.components.items()}
     whole = {"components": named, "holdout": section.holdout, "max_document_bytes": section.max_document_bytes, "files": files}
+    if section.decisions:
+        whole |= {"decisions": [decision.model_dump(mode="json") for decision in section.decisions]}
     if not section.steps:
         return whole
     steps = [step.model_dump(mode="json") for step in section.steps]
-    return whole | {"steps": steps, "versions": versions(section.steps), "evaluation": evaluation_files(section.steps, run.recipe_folder)}
+    return whole | {"steps": steps, "versions": versions(section.steps), "outside": outside_files(section.steps, run.recipe_folder)}
 
 
 def build(run: Run) -> Outcome:
     """Reads all components in the recipe's order, of equal texts the first one stays; then applies the steps."""
     section = run.recipe.corpus
     remove(run.path / "corpus")  # components of an earlier recipe
-    figures, told = _build_in_steps(run) if section.steps else (_build_at_once(run), [])
+    rulings = Rulings(section.decisions)
+    with ExitStack() as stack:
+        asides = {name: stack.enter_context(_Aside(run, name)) for name in section.components}
+        figures, told = _build_in_steps(run, rulings, asides) if section.steps else (_build_at_once(run, rulings, asides), [])
     present = [name for name in figures if figures[name]["train"]["documents"]]
     if not present:
         raise InputError("no component holds any training text; add a component with source = 'files'")
@@ -88,27 +159,30 @@ def build(run: Run) -> Outcome:
             f"corpus.holdout = {section.holdout} held none of the {count} documents out, so nothing could be scored; "
             "raise it, add documents, or cut long text files into documents with split_bytes"
         )
-    write_text(run.path / "corpus" / "DATASHEET.md", datasheet(run.recipe, figures))
+    decided = rulings.told(figures)
+    write_text(run.path / "corpus" / "DATASHEET.md", datasheet(run.recipe, figures, decided))
     artifacts = [*(f"corpus/{name}" for name in figures), "corpus/DATASHEET.md"]
-    if told:
-        write_json(run.path / "corpus" / "steps.json", told)
-        artifacts.append("corpus/steps.json")
+    for name, rows in (("steps", told), ("decisions", decided)):
+        if rows:
+            write_json(run.path / "corpus" / f"{name}.json", rows)
+            artifacts.append(f"corpus/{name}.json")
     return Outcome(artifacts, {"components": figures})
 
 
-def _build_at_once(run: Run) -> dict[str, Any]:
+def _build_at_once(run: Run, rulings: Rulings, asides: dict[str, _Aside]) -> dict[str, Any]:
     seen: set[str] = set()
     figures: dict[str, Any] = {}
     with track("corpus", len(run.recipe.corpus.components)) as bar:
         for index, name in enumerate(run.recipe.corpus.components):
             bar.update(index, name)
             with _Written(run, name) as written:
-                part = _read(run, name, seen, written.add)
-            figures[name] = _finish(run, part, written)
+                part = _read(run, name, seen, rulings, asides[name], written.add)
+            figures[name] = _finish(part, written)
+    rulings.warn()
     return figures
 
 
-def _build_in_steps(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _build_in_steps(run: Run, rulings: Rulings, asides: dict[str, _Aside]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """As above, but from shards, to which the recipe's steps are applied."""
     section, work = run.recipe.corpus, run.path / "corpus.work"
     seen: set[str] = set()
@@ -118,17 +192,25 @@ def _build_in_steps(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for index, name in enumerate(section.components):
             bar.update(index, name)
             writer = ShardWriter(work, name)
-            parts[name] = _read(run, name, seen, writer.add)
+            parts[name] = _read(run, name, seen, rulings, asides[name], writer.add)
             writer.flush()
             shards += first_shards(work, name, writer.keys)
-    steps = Steps(work, section.engine, lambda item: parts[item.component].dropped.append(item))
+    rulings.warn()
+
+    def drop(item: Dropped) -> None:
+        asides[item.component].drop(item)
+
+    def trace(component: str, item: Trace) -> None:
+        asides[component].trace(item)
+
+    steps = Steps(work, section.engine, drop, trace, rulings.spared)
     shards = steps.apply(section.steps, shards, run.recipe_folder)
     figures = {}
     for name, part in parts.items():
         with _Written(run, name) as written:
             for document, split in survivors(work, [shard for shard in shards if shard.component == name]):
                 written.add(document, split)
-        figures[name] = _finish(run, part, written)
+        figures[name] = _finish(part, written)
     steps.tidy(shards)
     return figures, [asdict(step) for step in steps.told]
 
@@ -155,31 +237,23 @@ class _Written:
         self.licences[document.licence or "unknown"] += 1
 
 
-def _read(run: Run, name: str, seen: set[str], keep: Callable[[Document, Split], None]) -> _Component:
+def _read(run: Run, name: str, seen: set[str], rulings: Rulings, aside: _Aside, keep: Callable[[Document, Split], None]) -> _Component:
     section, component = run.recipe.corpus, run.recipe.corpus.components[name]
-    part = _Component(name, section, component, seen, keep)
+    part = _Component(name, section, component, seen, rulings, aside, keep)
     for raw in read(component, run.recipe_folder, f"corpus.components.{name}", section.max_document_bytes):
         if part.is_full():
             break
         part.take(raw)
+    if not part.bytes:
+        rulings.require_some(name)
     return part
 
 
-def _finish(run: Run, part: _Component, written: _Written) -> dict[str, Any]:
-    """Writes down what was left out; returns the component in figures."""
-    write_dropped(run.path / "corpus" / part.name / "dropped.parquet", part.dropped)
+def _finish(part: _Component, written: _Written) -> dict[str, Any]:
+    """The component in figures."""
     _tell(part, written.writers["train"].count)
     splits: dict[str, Any] = {split: {"documents": writer.count, "bytes": writer.bytes} for split, writer in written.writers.items()}
-    return splits | {"dropped": _counted(part.dropped), "licences": dict(written.licences.most_common())}
-
-
-def _counted(dropped: Iterable[Dropped]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for item in dropped:
-        figure = found.setdefault(item.reason, {"documents": 0, "bytes": 0})
-        figure["documents"] += 1
-        figure["bytes"] += item.bytes
-    return found
+    return splits | {"dropped": part.aside.figures, "licences": dict(written.licences.most_common())}
 
 
 def _tell(part: _Component, left: int) -> None:
@@ -187,17 +261,17 @@ def _tell(part: _Component, left: int) -> None:
     if not part.wanted.available:
         say(f"  {part.name}: not available: {part.wanted.unavailable}")
         return
-    reasons = Counter(item.reason for item in part.dropped)
+    reasons = {reason: figure["documents"] for reason, figure in part.aside.figures.items()}
     if reasons:
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        say(f"  {part.name}: left out {len(part.dropped)} texts ({listed})")
-    telling = [item for item in part.dropped if item.step == "read" and item.reason not in ("duplicate", "empty", "excluded")]
-    for item in telling[:SHOWN_DROPS]:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+        say(f"  {part.name}: left out {sum(reasons.values())} texts ({listed})")
+    for item in part.aside.telling:
         say(f"    {item.origin}: {item.reason}: {item.detail}")
     if left:
         return
     if not isinstance(part.wanted, MachineComponent):
-        why = "; ".join(f"{item.origin}: {item.reason}: {item.detail}" for item in part.dropped[:1]) or "all of it is held out"
+        first = part.aside.first
+        why = f"{first.origin}: {first.reason}: {first.detail}" if first else "all of it is held out"
         raise InputError(f"corpus.components.{part.name}: no text left to train on ({why})")
     say(f"  {part.name}: nothing of the kind on this machine; its weight goes to the other components")
 
@@ -208,8 +282,8 @@ def _ends(recipe: Recipe) -> str:
     return "".join(f" Of each text of {name}, the last {share:g} of its characters is held out." for name, share in shares.items() if share)
 
 
-def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
-    """The corpus in numbers, as Markdown: what is in it, under which licences, what was left out and why."""
+def datasheet(recipe: Recipe, figures: dict[str, Any], decided: list[dict[str, Any]]) -> str:
+    """The corpus in numbers, as Markdown: what is in it, under which licences, what was left out and why, and what was decided."""
     lines = [f"# Corpus of {recipe.name}", "", recipe.description, "", "## What is in it", ""]
     lines += ["| component | source | documents | bytes | held-out documents | held-out bytes |"]
     lines += ["|---|---|---:|---:|---:|---:|"]
@@ -223,6 +297,7 @@ def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     for name, figure in figures.items():
         lines += [f"| {name} | {reason} | {drop['documents']:,} | {drop['bytes']:,} |" for reason, drop in figure["dropped"].items()]
     lines += ["", "Each text that was left out is a row of its component's `dropped.parquet`, with the reason."]
+    lines += ["", *in_datasheet(decided)] if decided else []
     absent = {name: component.unavailable for name, component in recipe.corpus.components.items() if not component.available}
     if absent:
         lines += ["", "## What is not available", "", "| component | why not |", "|---|---|"]
@@ -240,4 +315,4 @@ def datasheet(recipe: Recipe, figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-STAGE = Stage("corpus", 1, (), parameters, build)
+STAGE = Stage("corpus", 2, (), parameters, build)

@@ -28,6 +28,10 @@ NGRAM_BYTES = 100_000_000
 
 def build(run: Run) -> Outcome:
     section, seed = run.recipe.evaluate, run.recipe.seed
+    if run.imported:
+        raise InputError(
+            f"{run.path}: an imported model has no held-out text here; `openbook evaluate {run.path} --text FILE` scores it on a file"
+        )
     held_out, without = held_out_documents(run)
     tokenizer = load_tokenizer(run.verified("tokenize", "tokenizer/tokenizer.json"))
     model = _model(run)
@@ -80,8 +84,8 @@ def _first_documents(run: Run, name: str) -> list[Document]:
 
 def _model(run: Run) -> Transformer:
     """The trained model, on the device that the recipe trains on where this machine has it."""
-    for name in ("config.json", "model.safetensors"):
-        run.verified("train", f"weights/{name}")
+    for name in run.weights():
+        run.verified("train", name)
     on_gpu = run.recipe.train.device != "cpu" and torch.cuda.is_available()
     return load_weights(run.path / "weights", "cuda" if on_gpu else "cpu")
 

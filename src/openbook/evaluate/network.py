@@ -22,7 +22,7 @@ class Network:
         total = sum(1 for document in ids for _ in windows(len(document) + 1, context, self.stride))
         bits = [0.0] * len(documents)
         with track("evaluate: model", total) as bar:
-            for done, (index, part) in enumerate(document_bits(self.model, ids, self.tokenizer.end_of_document, self.stride), 1):
+            for done, (index, part) in enumerate(document_bits(self.model, ids, self.tokenizer.begin_of_document, self.stride), 1):
                 bits[index] += part
                 bar.update(done)
         return bits

@@ -45,8 +45,8 @@ def _continue(model: Transformer, tokenizer: Tokenizer, text: str, section: Eval
     context = model.config.context
     wanted = min(section.sample_tokens, context // 2)
     end = tokenizer.end_of_document
-    prompt = [end, *tokenizer.encode(text)][-(context - wanted) :]
+    prompt = [tokenizer.begin_of_document, *tokenizer.encode(text)][-(context - wanted) :]
     sampling = Sampling(max_tokens=wanted, temperature=section.temperature, top_p=section.top_p, seed=seed)
     written = [token.id for token in generate(model, prompt, sampling, end)]
-    seen = prompt[1:] if prompt[0] == end else prompt
+    seen = prompt[1:] if prompt[0] == tokenizer.begin_of_document else prompt
     return tokenizer.decode(seen), tokenizer.decode(written)

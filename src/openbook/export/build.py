@@ -5,16 +5,21 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from openbook.export.card import card
+from openbook.errors import InputError
+from openbook.export.card import card, imported_card
 from openbook.files import write_json, write_text, written_aside
 from openbook.logbook import Account, readable
+from openbook.model.config import TransformerConfig
 from openbook.model.exchange import architecture, load_config
 from openbook.model.tokenizer import load_tokenizer
-from openbook.run import Outcome, Run, Stage
+from openbook.progress import say
+from openbook.run import IMPORT, Outcome, Run, Stage
 
 
 def build(run: Run) -> Outcome:
     weights = run.path / "weights"
+    if run.imported:
+        return _complete_imported(run)
     source = run.verified("tokenize", "tokenizer/tokenizer.json")
     tokenizer = load_tokenizer(source)
     with written_aside(weights / "tokenizer.json") as aside:
@@ -25,12 +30,28 @@ def build(run: Run) -> Outcome:
     records: dict[str, Any] = {name: record for name, record in run.manifest["stages"].items() if name in STAGE.reads}
     events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
     told = Account(events, records, run.recipe.energy)
-    write_text(weights / "README.md", card(run.recipe, records, told))
+    name = _architecture(load_config(weights))
+    write_text(weights / "README.md", card(run.recipe, records, told, stock=name is not None))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
-    size = run.verified("train", "weights/model.safetensors").stat().st_size
-    return Outcome(
-        [f"weights/{name}" for name in names], {"architecture": architecture(load_config(weights)), "bytes": size, "folder": "weights"}
-    )
+    size = sum(run.verified("train", name).stat().st_size for name in run.weights())
+    return Outcome([f"weights/{name}" for name in names], {"architecture": name or "openbook's own", "bytes": size, "folder": "weights"})
+
+
+def _architecture(config: TransformerConfig) -> str | None:
+    """The stock architecture of the weights; None, and one line that says why, if there is none."""
+    try:
+        return architecture(config)
+    except InputError as error:
+        say(f"export: {error}; the weights stay in openbook's own form, which other tools do not read")
+        return None
+
+
+def _complete_imported(run: Run) -> Outcome:
+    """What an imported model's folder lacks: its other files came with it."""
+    summary = (run.stage_record(IMPORT) or {})["summary"]
+    size = sum(run.verified("train", name).stat().st_size for name in run.weights())
+    write_text(run.path / "weights" / "README.md", imported_card(run.recipe, summary))
+    return Outcome(["weights/README.md"], {"architecture": summary["architecture"], "bytes": size, "folder": "weights"})
 
 
 def tokenizer_config(end: str, context: int) -> dict[str, Any]:

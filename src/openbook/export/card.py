@@ -10,9 +10,20 @@ from openbook.logbook.bill import carbon_line
 from openbook.recipe import Recipe
 from openbook.words import NOTHING, count, duration, energy, percent
 
+_USE = [
+    "```python",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    'tokenizer = AutoTokenizer.from_pretrained("weights")',
+    'model = AutoModelForCausalLM.from_pretrained("weights")',
+    "```",
+    "",
+]
 
-def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
-    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate."""
+
+def card(recipe: Recipe, records: Mapping[str, Any], account: Account, stock: bool = True) -> str:
+    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate. `stock`:
+    whether transformers has this architecture."""
     train, corpus = records["train"]["summary"], records["corpus"]["summary"]["components"]
     text_bytes = sum(part["train"]["bytes"] for part in corpus.values())
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [openbook]", "---", "", f"# {recipe.name}", ""]
@@ -22,15 +33,22 @@ def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
         f"context {recipe.model.context} tokens), trained from scratch with openbook on {train['tokens']:,} tokens drawn from "
         f"{text_bytes:,} bytes of text.",
         "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained("weights")',
-        'model = AutoModelForCausalLM.from_pretrained("weights")',
-        "```",
-        "",
+        *(_USE if stock else ["No other tool has this architecture: openbook generates with it, and serves it.", ""]),
     ]
     lines += _scores(records["evaluate"]["summary"]) + _data(corpus) + _history(account) + _cost(records, account) + _limits()
+    return "\n".join(lines)
+
+
+def imported_card(recipe: Recipe, imported: Mapping[str, Any]) -> str:
+    """Of a model that was trained elsewhere: what it is and where it comes from, and nothing that is not known."""
+    revision = f", revision {imported['revision']}" if imported["revision"] else ""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", "", f"# {recipe.name}", ""]
+    lines += [
+        f"A causal language model of {imported['parameters']:,} parameters ({imported['architecture']}, {recipe.model.layers} layers, "
+        f"width {recipe.model.width}, context {imported['context']} tokens), imported by openbook from {imported['source']}{revision}. "
+        "openbook did not train it: its data, its licence and its cost are those that its source states.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -38,7 +38,7 @@ def visible(start: int, time: int, window: Window | None, device: torch.device) 
 def plainly(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float, softcap: float | None = None) -> Tensor:
     """Attention as its formula says, for any device: softmax of capped scores over what is seen, times the values.
 
-    query: (batch, heads, time, head_width); key, value: (batch, kv_heads, keys, head_width); seen: (time, keys). All else is tested by it.
+    query: (batch, heads, time, head_width); key, value: (batch, kv_heads, keys, head_width); seen: (…, time, keys). It tests all else.
     """
     key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     scores = (query @ key.mT) * scale  # (batch, heads, time, keys)
@@ -77,17 +77,24 @@ def flexible(query: Tensor, key: Tensor, value: Tensor, window: Window | None, s
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, window: Window | None = None, scale: float | None = None, softcap: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: Window | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    segments: Tensor | None = None,
 ) -> Tensor:
     """Causal attention; a query sees what the window says, or all before it and itself.
 
     query: (batch, heads, time, head_width); key, value: (batch, kv_heads, past + time, head_width), of which the last `time` belong to
-    the queries. `scale`: of the scores, None for 1 / sqrt(head_width). Returns the shape of query.
+    the queries. `scale`: of the scores, None for 1 / sqrt(head_width). segments: (batch, time) numbers; a query sees keys of its own number
+    only; not with a past. Returns the shape of query.
     """
     time, past = query.shape[2], key.shape[2] - query.shape[2]
     on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()  # which makes plain products of its own
     if on_cpu and query.dtype != torch.float32 and not past:  # torch's is several times as slow backward in bf16
-        return attend(query.float(), key.float(), value.float(), window, scale, softcap).to(query.dtype)
+        return attend(query.float(), key.float(), value.float(), window, scale, softcap, segments).to(query.dtype)
     grouped = query.shape[1] != key.shape[1]
     factor = query.shape[3] ** -0.5 if scale is None else scale
     if window is not None and past + time <= window.width:
@@ -97,18 +104,21 @@ def attend(
         past = key.shape[2] - time
         window = window if time > 1 else None
     special = window is not None or softcap is not None
-    if on_cpu and query.dtype == torch.float32 and not past and (special or time <= BLOCKWISE_CONTEXT):
+    blocked = segments is None or window is None or window.stride is None  # a strided row of several documents is rare
+    if on_cpu and query.dtype == torch.float32 and not past and (special or time <= BLOCKWISE_CONTEXT) and blocked:
         if grouped:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-        return blockwise(query, key, value, window, factor, softcap, time <= BLOCKWISE_CONTEXT)
-    if query.is_cuda and not past and special:
+        return blockwise(query, key, value, window, factor, softcap, time <= BLOCKWISE_CONTEXT, segments)
+    if query.is_cuda and not past and special and segments is None:
         return flexible(query, key, value, window, factor, softcap)
-    if softcap is not None:
-        return plainly(query, key, value, visible(past, time, window, query.device), factor, softcap)
-    if window is None and (not past or time == 1):
+    if not special and segments is None and (not past or time == 1):
         return F.scaled_dot_product_attention(query, key, value, is_causal=not past, scale=scale, enable_gqa=grouped)
-    mask = visible(past, time, window, query.device)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    seen = visible(past, time, window, query.device)
+    if segments is not None:
+        seen = seen & (segments[:, None, :, None] == segments[:, None, None, :])  # (batch, 1, time, time)
+    if softcap is not None:
+        return plainly(query, key, value, seen, factor, softcap)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=grouped)
 
 
 class Attention(nn.Module):
@@ -125,23 +135,26 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
         self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.query_key_norm else None
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
+    def projected(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cached: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, (batch, heads, time, head_width), keys and values, (batch, kv_heads, time, head_width)."""
         batch, time, _ = x.shape
         query = self.query(x).view(batch, time, self.heads, self.head_width)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_width)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_width).transpose(1, 2)  # (batch, kv_heads, time, head_width)
-        if x.device.type == "cpu" and cache is None:  # norms, rotation and attention take half as long in fp32 there as in bf16
+        if x.device.type == "cpu" and not cached:  # norms, rotation and attention take half as long in fp32 there as in bf16
             query, key, value = query.float(), key.float(), value.float()
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotary is None:
-            query, key = query.transpose(1, 2), key.transpose(1, 2)
-        else:
-            query, key = rotate(query, *rotary, self.neighbours), rotate(key, *rotary, self.neighbours)
+            return query.transpose(1, 2), key.transpose(1, 2), value
+        return rotate(query, *rotary, self.neighbours), rotate(key, *rotary, self.neighbours), value
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None = None) -> Tensor:
+        query, key, value = self.projected(x, rotary, cache is not None)
         if cache is not None:
             key, value = cache.append(key, value)  # (batch, kv_heads, past + time, head_width)
-        mixed = attend(query, key, value, self.window, self.scale, self.softcap)  # (batch, heads, time, head_width)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1).to(x.dtype))
+        mixed = attend(query, key, value, self.window, self.scale, self.softcap, segments)  # (batch, heads, time, head_width)
+        return self.output(mixed.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 class LayerCache:

@@ -65,7 +65,7 @@ def _slices(heads: int) -> list[slice]:
     return [slice(start, start + HEADS) for start in range(0, heads, HEADS)]
 
 
-def _scores(query: Tensor, key: Tensor, heads: slice, block: Block, band: Band) -> tuple[Tensor, Tensor | None]:
+def _scores(query: Tensor, key: Tensor, heads: slice, block: Block, band: Band, segments: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """(heads, rows, keys), masked; and, with a softcap, the derivative of capping."""
     nothing, keys = query.new_empty(()), key[heads, block.begin : block.end].mT
     scores = torch.baddbmm(nothing, query[heads, block.first : block.last], keys, beta=0, alpha=band.scale)
@@ -75,32 +75,35 @@ def _scores(query: Tensor, key: Tensor, heads: slice, block: Block, band: Band) 
         slope = 1 - bounded.square()
         scores = bounded.mul_(band.softcap)
     scores[:, :, block.masked - block.begin :] += block.mask
+    if segments is not None:
+        own, others = segments[heads, block.first : block.last, None], segments[heads, None, block.begin : block.end]
+        scores.masked_fill_(own != others, HIDDEN)
     return scores, slope
 
 
 class _Blockwise(torch.autograd.Function):
-    """query, key, value: (batch * heads, time, head_width), contiguous. Gives the mixture, and the logarithm of the sum of the
-    exponentials of the scores: (batch * heads, time)."""
+    """query, key, value: (batch * heads, time, head_width), contiguous; segments: (batch * heads, time) or None. Gives the mixture, and
+    the logarithm of the sum of the exponentials of the scores: (batch * heads, time)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, band: Band) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, band: Band, segments: Tensor | None) -> tuple[Tensor, Tensor]:
         output, kept = torch.zeros_like(query) if band.near else torch.empty_like(query), []
         sums = query.new_full(query.shape[:2], HIDDEN)
         for block in _blocks(query.shape[1], band, query):
             for heads in _slices(query.shape[0]):
-                scores, _ = _scores(query, key, heads, block, band)
+                scores, _ = _scores(query, key, heads, block, band, segments)
                 probabilities = torch.softmax(scores, -1)
                 torch.bmm(probabilities, value[heads, block.begin : block.end], out=output[heads, block.first : block.last])
                 if band.near or band.far:  # the likeliest has the probability exp(largest score) / sum
                     sums[heads, block.first : block.last] = scores.amax(-1) - probabilities.amax(-1).log()
                 if band.kept:
                     kept.append(probabilities)
-        ctx.band = band
+        ctx.band, ctx.segments = band, segments
         ctx.save_for_backward(query, key, value, output, *kept)
         return output, sums
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, output, *kept = ctx.saved_tensors
         band, gradient = ctx.band, outputs[0].contiguous()
         nothing = query.new_empty(())
@@ -116,7 +119,7 @@ class _Blockwise(torch.autograd.Function):
                 if band.kept:
                     probabilities, slope = next(remaining), None
                 else:
-                    scores, slope = _scores(query, key, heads, block, band)
+                    scores, slope = _scores(query, key, heads, block, band, ctx.segments)
                     probabilities = torch.softmax(scores, -1)
                 part = gradient[heads, rows]
                 by_value[heads, keys] += torch.bmm(probabilities.mT, part)
@@ -125,23 +128,34 @@ class _Blockwise(torch.autograd.Function):
                     scores.mul_(slope)
                 torch.baddbmm(nothing, scores, key[heads, keys], beta=0, alpha=band.scale, out=by_query[heads, rows])
                 by_key[heads, keys].add_(torch.bmm(scores.mT, query[heads, rows]), alpha=band.scale)
-        return by_query, by_key, by_value, None
+        return by_query, by_key, by_value, None, None
 
 
-def blockwise(query: Tensor, key: Tensor, value: Tensor, window: Window | None, scale: float, softcap: float | None, kept: bool) -> Tensor:
+def blockwise(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: Window | None,
+    scale: float,
+    softcap: float | None,
+    kept: bool,
+    segments: Tensor | None = None,
+) -> Tensor:
     """Causal attention. query, key, value: (batch, heads, time, head_width), in fp32 on a CPU. Returns the same shape.
 
+    segments: (batch, time), not with a stride; a query sees keys of its own number only.
     `kept` trades memory for time: probabilities are kept for the backward pass, of what the window shows, unless there is a softcap.
     """
     near = Band(0, window.width if window else None, scale, softcap, kept and softcap is None)
     shape, parts = query.shape, [part.contiguous().flatten(0, 1) for part in (query, key, value)]
     mixed: Tensor
-    mixed, sums = _Blockwise.apply(*parts, near)  # type: ignore[no-untyped-call]
+    by_head = None if segments is None else segments.repeat_interleave(shape[1], dim=0)  # (batch * heads, time)
+    mixed, sums = _Blockwise.apply(*parts, near, by_head)  # type: ignore[no-untyped-call]
     if window is None or window.stride is None or shape[2] <= window.width:
         return mixed.view(shape)
     stride = window.stride
     far = Band(-(-window.width // stride), None, scale, softcap, near.kept)
-    others, far_sums = _Blockwise.apply(*(_grouped(part, stride) for part in parts), far)  # type: ignore[no-untyped-call]
+    others, far_sums = _Blockwise.apply(*(_grouped(part, stride) for part in parts), far, None)  # type: ignore[no-untyped-call]
     others, far_sums = _ungrouped(others, stride, shape[2]), _ungrouped(far_sums.unsqueeze(-1), stride, shape[2])
     share = torch.sigmoid(far_sums - sums.unsqueeze(-1))  # of all exponentials, those of the far positions
     return torch.lerp(mixed, others, share.expand_as(mixed)).view(shape)

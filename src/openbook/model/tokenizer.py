@@ -7,7 +7,7 @@ those that `tokenizers` and `transformers` give for the same file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ def _byte_alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-_TO_CHARACTER = _byte_alphabet()
-_TO_BYTE = {character: byte for byte, character in _TO_CHARACTER.items()}
+TO_CHARACTER = _byte_alphabet()
+TO_BYTE = {character: byte for byte, character in TO_CHARACTER.items()}
 
 
 class Tokenizer:
@@ -43,6 +43,9 @@ class Tokenizer:
 
     A vocabulary of characters has no tokens for all 256 bytes, so it spells only texts of characters that it knows; it has no merges.
     """
+
+    prefix: tuple[int, ...] = ()
+    """What stands before every text that a model reads, if anything."""
 
     def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int], pattern: str = PATTERN) -> None:
         self.ranks, self.special_tokens, self.pattern = ranks, special_tokens, pattern
@@ -58,6 +61,23 @@ class Tokenizer:
     def end_of_document(self) -> int:
         return next(iter(self.special_tokens.values()))
 
+    @property
+    def begin_of_document(self) -> int:
+        """What a document begins with: here, what ends the one before."""
+        return self.end_of_document
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text that a model is to read from its beginning: with the prefix, where there is one."""
+        return [*self.prefix, *self.encode(text)]
+
+    def require_fits(self, vocab_size: int, where: Path) -> None:
+        """Raises InputError if a model has fewer rows than this has tokens; a model may have more, for speed."""
+        if self.vocab_size > vocab_size:
+            raise InputError(
+                f"{where}: the tokenizer has ids up to {self.vocab_size - 1}, config.json says vocab_size = {vocab_size}; "
+                "they are not of the same model"
+            )
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; a special token's spelling inside the text is text like any other.
 
@@ -65,13 +85,6 @@ class Tokenizer:
         """
         self._require(text)
         return [identifier for piece in _pieces(text) for identifier in self._encoding.encode_ordinary(piece)]
-
-    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
-        """`encode` of each text, the short ones in parallel."""
-        for text in texts:
-            self._require(text)
-        short = iter(self._encoding.encode_ordinary_batch([text for text in texts if len(text) <= LONG], num_threads=threads))
-        return [next(short) if len(text) <= LONG else self.encode(text) for text in texts]
 
     def _require(self, text: str) -> None:
         if self.alphabet is not None and (unknown := set(text) - self.alphabet):
@@ -81,11 +94,14 @@ class Tokenizer:
             )
 
     def token_bytes(self, identifier: int) -> bytes:
-        """The bytes a token stands for; of a special token, its spelling."""
-        return self._encoding.decode_single_token_bytes(identifier)
+        """The bytes a token stands for; of a special token, its spelling; nothing for a row of the model that has no token."""
+        try:
+            return self._encoding.decode_single_token_bytes(identifier)
+        except KeyError:
+            return b""
 
     def decode_bytes(self, identifiers: Sequence[int]) -> bytes:
-        return self._encoding.decode_bytes(identifiers)
+        return b"".join(map(self.token_bytes, identifiers))
 
     def decode(self, identifiers: Sequence[int]) -> str:
         return self.decode_bytes(identifiers).decode("utf-8", errors="replace")
@@ -104,7 +120,7 @@ class Tokenizer:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
-        spell = {token: "".join(_TO_CHARACTER[byte] for byte in token) for token in self.ranks}
+        spell = {token: "".join(TO_CHARACTER[byte] for byte in token) for token in self.ranks}
         added = [
             {
                 "id": identifier,
@@ -117,17 +133,12 @@ class Tokenizer:
             }
             for content, identifier in self.special_tokens.items()
         ]
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "post_processor": None,
-            "decoder": byte_level,
+            **_around(self.pattern),
             "model": {
                 "type": "BPE",
                 "dropout": None,
@@ -171,14 +182,64 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, byt
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a byte-level BPE `tokenizer.json`. Raises InputError that names the file for anything else."""
+    """Reads a `tokenizer.json`: one that openbook wrote, or, with `tokenizer_config.json` beside it, any that `tokenizers` reads.
+
+    Raises InputError that names the file for anything else.
+    """
     try:
         content = json.loads(path.read_bytes())
-        special = {token["content"]: int(token["id"]) for token in content["added_tokens"] if token["special"]}
-        splitter = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-        ranks = {bytes(_TO_BYTE[character] for character in spelled): int(rank) for spelled, rank in content["model"]["vocab"].items()}
-        return Tokenizer(ranks, special, splitter)
     except FileNotFoundError:
         raise InputError(f"{path}: no such tokenizer file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a tokenizer.json ({type(error).__name__}: {error})") from None
+    settings = _settings(path.with_name("tokenizer_config.json"))
+    try:
+        if _is_own(content, settings) or not settings:
+            return _own(content)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: not a byte-level BPE tokenizer.json ({type(error).__name__}: {error})") from None
+    from openbook.model.imported_tokenizer import load_imported
+
+    return load_imported(path, settings)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, or nothing if there is none."""
+    try:
+        settings = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: should be a JSON object")
+    return settings
+
+
+def _is_own(content: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether openbook wrote the file, or might have: then the other encoder gives the same ids, faster."""
+    try:
+        pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        rest = {key: content[key] for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
+        first = content["added_tokens"][0]
+        plain = content["model"]["ignore_merges"] is True and all(token["special"] for token in content["added_tokens"])
+    except (KeyError, TypeError, IndexError):
+        return False
+    return plain and rest == _around(pattern) and settings.get("eos_token", first["content"]) == first["content"]
+
+
+def _around(pattern: str) -> dict[str, Any]:
+    """What stands around the vocabulary in a file of ours."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+    }
+
+
+def _own(content: Any) -> Tokenizer:
+    special = {token["content"]: int(token["id"]) for token in content["added_tokens"] if token["special"]}
+    splitter = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    ranks = {bytes(TO_BYTE[character] for character in spelled): int(rank) for spelled, rank in content["model"]["vocab"].items()}
+    return Tokenizer(ranks, special, splitter)

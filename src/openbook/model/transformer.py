@@ -58,28 +58,35 @@ class Layer(nn.Module):
         self.mlp = _mlp(config, index)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, activations: Activations = "keep"
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: LayerCache | None,
+        activations: Activations = "keep",
+        segments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         if activations == "keep" or not torch.is_grad_enabled():
-            return self._body(x, rotary, cache)
+            return self._body(x, rotary, cache, segments)
         contexts = partial(create_selective_checkpoint_contexts, PRODUCTS) if activations == "selective" else noop_context_fn
         output: tuple[Tensor, Tensor | None] = checkpoint(
-            self._body, x, rotary, cache, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+            self._body, x, rotary, cache, segments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
         )
         return output
 
-    def _body(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> tuple[Tensor, Tensor | None]:
+    def _body(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: LayerCache | None, segments: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         mlp_norm = self.mlp_norm or self.attention_norm
         if self.place == "post":
-            x = self.attention_norm(x + self._scaled(self.attention(x, rotary, cache)))
+            x = self.attention_norm(x + self._scaled(self.attention(x, rotary, cache, segments)))
             x = mlp_norm(x + self._scaled(self.mlp(x)))
         elif self.place == "pre":
-            x = x + self._scaled(self.attention(self.attention_norm(x), rotary, cache))
+            x = x + self._scaled(self.attention(self.attention_norm(x), rotary, cache, segments))
             x = x + self._scaled(self.mlp(mlp_norm(x)))
         else:
             normal = self.attention_norm(x)
             beside = self.mlp(normal if self.mlp_norm is None else self.mlp_norm(x))
-            x = x + self._scaled(self.attention(normal, rotary, cache) + beside)
+            x = x + self._scaled(self.attention(normal, rotary, cache, segments) + beside)
         return x, getattr(self.mlp, "auxiliary", None) if torch.is_grad_enabled() else None
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -119,13 +126,11 @@ class Transformer(nn.Module):
         cos, sin = self._rotary
         return cos[start:stop], sin[start:stop]
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None) -> Tensor:
-        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats and the layers' auxiliary losses.
+    def embedded(self, tokens: Tensor, start: int = 0, segments: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What the first layer reads, (batch, time, width), and every layer's rotation, for tokens from position `start` on.
 
-        tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
         Raises ValueError beyond the context.
         """
-        start = cache.length if cache is not None else 0
         stop = start + tokens.shape[1]
         if stop > self.config.context:
             raise ValueError(f"{stop} tokens do not fit the context of {self.config.context}")
@@ -135,12 +140,22 @@ class Transformer(nn.Module):
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         if self.config.positions == "learned":
-            x = x + self.position(torch.arange(start, stop, device=tokens.device) + self.config.position_offset)
+            place = torch.arange(start, stop, device=tokens.device) if segments is None else positions(segments)
+            x = x + self.position(place + self.config.position_offset)
         rotary = self.rotary(start, stop, tokens.device) if self.config.positions == "rotary" else None
-        x = x.to(self.compute_dtype)
+        return x.to(self.compute_dtype), rotary
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None, targets: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Hidden states after the final norm; or, with targets, the mean cross-entropy in nats and the layers' auxiliary losses.
+
+        tokens, targets: (batch, time) -> (batch, time, width), or a scalar. With a cache, tokens are the continuation of what it holds.
+        segments: (batch, time), for rows of several documents: the number of each token's document, which is all that it sees, and in
+        which its position is counted; not with a cache. Raises ValueError beyond the context.
+        """
+        x, rotary = self.embedded(tokens, cache.length if cache is not None else 0, segments)
         auxiliaries: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            x, auxiliary = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations)
+            x, auxiliary = layer(x, rotary, cache.layers[index] if cache is not None else None, self.activations, segments)
             if auxiliary is not None:
                 auxiliaries.append(auxiliary)
         hidden = x if self.final_norm is None else self.final_norm(x)
@@ -159,10 +174,17 @@ class Transformer(nn.Module):
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """What training makes small: mean cross-entropy in nats, and auxiliary losses. tokens, targets: (batch, time)."""
-        loss: Tensor = self(tokens, targets=targets)
+    def loss(self, tokens: Tensor, targets: Tensor, segments: Tensor | None = None) -> Tensor:
+        """What training makes small: mean cross-entropy in nats, and auxiliary losses. tokens, targets, segments: (batch, time)."""
+        loss: Tensor = self(tokens, targets=targets, segments=segments)
         return loss
+
+
+def positions(segments: Tensor) -> Tensor:
+    """(batch, time): each token's place in its segment. Rotary attention needs none: it goes by differences of positions alone."""
+    place = torch.arange(segments.shape[1], device=segments.device)
+    begins = torch.cat((torch.ones_like(segments[:, :1], dtype=torch.bool), segments.diff() != 0), 1)
+    return place - torch.where(begins, place, 0).cummax(1).values
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

@@ -12,11 +12,12 @@ from openbook import words
 from openbook.files import sha256_file, write_text
 from openbook.logbook import Account, attempts, check, readable
 from openbook.logbook.bill import without_report
+from openbook.page import fill, style
 from openbook.report import sections
 from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
 from openbook.run import Outcome, Run, Stage
 
-STAGES = ("corpus", "tokenize", "train", "evaluate", "export")
+STAGES = ("corpus", "tokenize", "mixture", "train", "evaluate", "export")
 HERE = Path(__file__).parent
 
 
@@ -28,15 +29,9 @@ def build(run: Run) -> Outcome:
 
 def render(run: Run) -> str:
     """The page of a run in any state, as HTML. The same run gives the same bytes, before and after the report itself was written."""
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(HERE)
-    strict = jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update({show.__name__: show for show in (words.count, words.figure, words.size, words.duration, words.printable)})
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "chart.js"))
+    script = (HERE / "chart.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.jinja").render(**collect(run), style=style, script=script, script_digest=digest)
+    return fill(HERE, "page.html.jinja", **collect(run), style=style(), script=script, script_digest=digest)
 
 
 def collect(run: Run) -> dict[str, Any]:

@@ -49,18 +49,18 @@ def went_in(recipe: Recipe, corpus: Mapping[str, Any] | None, tokens: Mapping[st
     counted: Mapping[str, Any] = tokens["components"] if tokens else {}
     names = list(recipe.corpus.components)
     present = [name for name in names if not known or known.get(name, {}).get("train", {}).get("documents")]
-    total = math.fsum(recipe.corpus.components[name].weight for name in present)
+    total = math.fsum(recipe.corpus.components[name].amount for name in present)
     rows = []
     for name, component in recipe.corpus.components.items():
         part, ids = known.get(name, {}), counted.get(name, {})
-        share = component.weight / total if name in present else None
+        share = component.amount / total if name in present and recipe.corpus.measure != "epochs" else None
         rows.append(
             {
                 "name": name,
                 "style": style_of(names, name),
                 "source": f"{component.source}: {component.place}",
                 "share": share,
-                "share_text": percent(share) if share is not None else "absent",
+                "share_text": percent(share) if share is not None else f"{component.epochs} epochs" if name in present else "absent",
                 "train": part.get("train", {}),
                 "valid": part.get("valid", {}),
                 "tokens": ids.get("train", {}).get("tokens"),
@@ -135,7 +135,7 @@ def _bar(bar: dict[str, Any], highest: float, best: float | None) -> dict[str, A
 def lead(scores: dict[str, Any] | None, recipe: Recipe) -> dict[str, Any] | None:
     """The scored component with the largest share of the training tokens: the page's headline."""
     groups = {group["name"]: {bar["key"]: bar for bar in group["bars"]} for group in scores["groups"]} if scores else {}
-    weights = {name: part.weight for name, part in recipe.corpus.components.items() if name in groups}
+    weights = {name: part.amount for name, part in recipe.corpus.components.items() if name in groups}
     if not weights:
         return None
     name = max(weights, key=lambda key: weights[key])

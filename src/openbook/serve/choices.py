@@ -61,7 +61,8 @@ class Choice:
         self._decoder = Decoder(stop)
         self._unsent: deque[tuple[int, int, Token | None]] = deque()  # (offset, id, scores)
         self._sent = 0  # characters
-        self._opening = tokenizer.decode(prompt) if echo else ""
+        self._hidden = len(tokenizer.prefix) if tuple(prompt[: len(tokenizer.prefix)]) == tokenizer.prefix else 0
+        self._opening = tokenizer.decode(prompt[self._hidden :]) if echo else ""
         self._before = len(self._opening)
         self.tokens = 0
         self.done = False
@@ -80,8 +81,8 @@ class Choice:
 
     def _take_prompt(self, event: Scored) -> None:
         decoder = Decoder()
-        for identifier, scores in zip(self._prompt, event.tokens, strict=True):
-            decoder.push(self._tokenizer.token_bytes(identifier))
+        for index, (identifier, scores) in enumerate(zip(self._prompt, event.tokens, strict=True)):
+            decoder.push(self._tokenizer.token_bytes(identifier) if index >= self._hidden else b"")  # the prefix is no text
             self._unsent.append((decoder.begin, identifier, scores))
 
     def _end(self, text: str, reason: str) -> Part:

@@ -29,7 +29,7 @@ def encode(tokenizer: Tokenizer, prompts: list[Prompt], context: int, room: int)
     encoded = []
     for prompt in prompts:
         try:
-            ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
         except InputError as error:
             raise invalid("prompt", str(error)) from None
         if odd := [identifier for identifier in ids if not 0 <= identifier < tokenizer.vocab_size]:

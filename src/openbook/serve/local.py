@@ -19,11 +19,7 @@ def load(weights: Path) -> tuple[Transformer, Tokenizer]:
     if not tokenizer.special_tokens:
         raise InputError(f"{weights / 'tokenizer.json'}: has no special token to end a document with")
     model = load_weights(weights)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise InputError(
-            f"{weights}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json says vocab_size = {model.config.vocab_size}; "
-            "they are not of the same model"
-        )
+    tokenizer.require_fits(model.config.vocab_size, weights)
     return model, tokenizer
 
 
@@ -31,7 +27,9 @@ def complete(weights: Path, prompt: str, max_tokens: int, temperature: float, to
     """The continuation of a text, piece by piece: what the server gives for the same seed."""
     model, tokenizer = load(weights)
     decoder = Decoder()
-    for token in generate(model, tokenizer.encode(prompt), Sampling(max_tokens, temperature, top_p, seed), tokenizer.end_of_document):
+    for token in generate(
+        model, tokenizer.encode_prompt(prompt), Sampling(max_tokens, temperature, top_p, seed), tokenizer.end_of_document
+    ):
         if piece := decoder.push(tokenizer.token_bytes(token.id)):
             yield piece
     if rest := decoder.finish():

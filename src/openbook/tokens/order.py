@@ -1,9 +1,9 @@
 """The order of training data, as arithmetic: which row of which component is sample number `i`.
 
-Nothing here has state. A mixture is cut into blocks; every block holds the same number of rows of each component (largest
-remainder), in an order that is a keyed permutation of the block; within a component, each epoch visits every row once in an order
-that is a keyed permutation of the component. Any sample is found in constant time, so resuming, another number of workers or a
-skipped range are integers. The permutations are Feistel networks: a linear congruential shuffle is known to shift the loss.
+Nothing here has state. A mixture is cut into blocks, each of which holds a known number of rows of each component, in an order that is a
+keyed permutation of the block; within a component, each epoch visits every row once in an order that is a keyed permutation of the
+component, so a fraction of an epoch is the beginning of one. Any sample is found in constant time, so resuming, another number of workers
+or a skipped range are integers. The permutations are Feistel networks: a linear congruential shuffle is known to shift the loss.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +72,44 @@ def block_size(samples: int) -> int:
     return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, 1 << max(samples // BLOCKS, 1).bit_length() - 1))
 
 
+def webster(targets: Sequence[int], count: int) -> list[int]:
+    """How often each is drawn among the first `count` of sum(targets) draws that come as evenly as can be; every count to its target.
+
+    Webster's divisor method: draw number k (from 0) of a target t is due at (2k + 1) / 2t, so counts never fall as `count` grows.
+    """
+    total = sum(targets)
+    counts = [(2 * target * count + total) // (2 * total) for target in targets]
+    while sum(counts) > count:
+        late = max((i for i, c in enumerate(counts) if c), key=lambda i: (Fraction(2 * counts[i] - 1, targets[i]), i))
+        counts[late] -= 1
+    while sum(counts) < count:
+        early = min(range(len(counts)), key=lambda i: (Fraction(2 * counts[i] + 1, targets[i]), i))
+        counts[early] += 1
+    return counts
+
+
+class Plan(Protocol):
+    """How many rows of which component are in which block."""
+
+    names: list[str]
+    rows: list[int]
+    """There are so many of each component."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples a training may read."""
+
+    @property
+    def limit(self) -> str:
+        """Why there are no more, and what to do, for people."""
+
+    def find(self, sample: int) -> tuple[int, int]:
+        """The block of a sample, and its place there."""
+
+    def draws(self, block: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Rows of each component in a block, and in all before it. Raises UsedUp beyond the last."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A stretch of blocks with the same quotas: it ends where a component has been seen as often as it may be."""
@@ -86,7 +126,8 @@ class UsedUp(OpenbookError):
 
 
 class Mixture:
-    """How many rows of each component are in every block, under each component's cap on epochs."""
+    """A plan by weights: every block holds the same number of rows of each component (largest remainder), under each one's cap on epochs;
+    how long a training is does not matter to it. A block is as large as it takes to have a place for every component, within bounds."""
 
     def __init__(self, rows: Mapping[str, int], weights: Mapping[str, float], max_epochs: Mapping[str, float]) -> None:
         self.names = [name for name, count in rows.items() if count > 0]
@@ -97,6 +138,8 @@ class Mixture:
     def _plan(self, weights: list[float], max_epochs: list[float]) -> list[Span]:
         limits = [int(cap * rows) for cap, rows in zip(max_epochs, self.rows, strict=True)]
         self.block = block_size(sum(limits))
+        while not all(largest_remainder(weights, self.block)) and self.block < min(LARGEST_BLOCK * 8, sum(limits) // BLOCKS):
+            self.block *= 2
         drawn = [0] * len(limits)
         left = list(range(len(limits)))
         spans: list[Span] = []
@@ -118,48 +161,94 @@ class Mixture:
         """How many samples there are before every component has reached its cap."""
         return self.blocks * self.block
 
-    def span_of(self, block: int) -> Span:
+    @property
+    def limit(self) -> str:
+        return f"the corpus holds {self.samples:,} under its caps on epochs; use fewer steps, more text or a higher max_epochs"
+
+    def find(self, sample: int) -> tuple[int, int]:
+        return divmod(sample, self.block)
+
+    def draws(self, block: int) -> tuple[Sequence[int], Sequence[int]]:
         for span in self.spans:
             if block < span.first_block + span.blocks:
-                return span
+                before = block - span.first_block
+                return span.quotas, [drawn + before * quota for drawn, quota in zip(span.drawn, span.quotas, strict=True)]
         raise UsedUp(
             f"the corpus is used up: its {self.samples:,} rows under the caps on epochs are all read or skipped; "
             "a new run needs fewer steps, more text or a higher max_epochs"
         )
 
 
+class Targets:
+    """A plan by whole numbers: so many rows of each component, spread evenly. Then they come round again, though only to make up for data
+    that were skipped."""
+
+    def __init__(self, rows: Mapping[str, int], targets: Mapping[str, int]) -> None:
+        self.names = [name for name, target in targets.items() if target and rows[name]]
+        self.rows = [rows[name] for name in self.names]
+        self.targets = [targets[name] for name in self.names]
+        self.samples = sum(self.targets)
+        self.block = block_size(self.samples)
+        self._blocks = -(-self.samples // self.block)
+
+    @property
+    def limit(self) -> str:
+        return f"the mixture asks for {self.samples:,} in all; use fewer steps, or more tokens or epochs of its components"
+
+    def find(self, sample: int) -> tuple[int, int]:
+        again, sample = divmod(sample, self.samples)
+        block, place = divmod(sample, self.block)
+        return again * self._blocks + block, place
+
+    def draws(self, block: int) -> tuple[Sequence[int], Sequence[int]]:
+        again, block = divmod(block, self._blocks)
+        before = webster(self.targets, block * self.block)
+        after = webster(self.targets, min((block + 1) * self.block, self.samples))
+        quotas = [stop - start for start, stop in zip(before, after, strict=True)]
+        return quotas, [again * target + start for target, start in zip(self.targets, before, strict=True)]
+
+
 class Order:
     """Sample number to (component, row), a pure function of the seed and the mixture."""
 
-    def __init__(self, mixture: Mixture, seed: int) -> None:
+    def __init__(self, mixture: Plan, seed: int) -> None:
         self.mixture, self.seed = mixture, seed
         self._known: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
     def require(self, samples: int) -> None:
         """Raises InputError if the mixture holds fewer samples than a run needs."""
         if samples > self.mixture.samples:
-            raise InputError(
-                f"training needs {samples:,} rows, but the corpus holds {self.mixture.samples:,} under its caps on epochs; "
-                "use fewer steps, more text or a higher max_epochs"
-            )
+            raise InputError(f"training needs {samples:,} rows, but {self.mixture.limit}")
 
     def locate(self, sample: int) -> tuple[str, int]:
         """The component's name and the row in it. Raises UsedUp beyond the mixture."""
-        block, place = divmod(sample, self.mixture.block)
+        block, place = self.mixture.find(sample)
         if self._known is None or self._known[0] != block:
             self._known = (block, *self._locate_block(block))
         _, components, rows = self._known
         return self.mixture.names[components[place]], int(rows[place])
 
+    def drawn(self, samples: int) -> dict[str, int]:
+        """How many of the first `samples` samples are rows of each component."""
+        block, place = self.mixture.find(samples)
+        counts = np.zeros(len(self.mixture.names), np.int64)
+        if place:
+            counts += np.bincount(self._locate_block(block)[0][:place], minlength=len(counts))
+        if block:
+            quotas, before = self.mixture.draws(block - 1)
+            counts += np.asarray(quotas) + np.asarray(before)
+        return dict(zip(self.mixture.names, counts.tolist(), strict=True))
+
     def _locate_block(self, block: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Component and row of every sample of a block: hardly more work than for one of them."""
-        span, size = self.mixture.span_of(block), self.mixture.block
+        quotas, before = self.mixture.draws(block)
+        size = sum(quotas)
         slots = permute(np.arange(size), size, key(self.seed, "block", block))
-        ends = np.cumsum(span.quotas)
+        ends = np.cumsum(quotas)
         components = np.searchsorted(ends, slots, side="right").astype(np.int64)
         rows = np.empty(size, dtype=np.int64)
-        for component, (name, count, quota) in enumerate(zip(self.mixture.names, self.mixture.rows, span.quotas, strict=True)):
-            first = span.drawn[component] + (block - span.first_block) * quota
+        for component, (name, count, quota) in enumerate(zip(self.mixture.names, self.mixture.rows, quotas, strict=True)):
+            first = before[component]
             draws = first + slots - (ends[component] - quota)
             for epoch in range(first // count, (first + quota - 1) // count + 1):
                 mine = (components == component) & (draws // count == epoch)

@@ -22,8 +22,10 @@ ARTIFACTS = ["weights/config.json", "weights/model.safetensors"]
 def parameters(run: Run) -> Any:
     """What shapes the weights, and nothing that does not: how often to look or to save may change in mid-run."""
     shaping = run.recipe.shaping()
-    mixture = {name: [part.weight, part.max_epochs] for name, part in run.recipe.corpus.components.items()}
-    return {"seed": shaping["seed"], "model": shaping["model"], "train": shaping["train"], "mixture": mixture}
+    section = run.recipe.corpus
+    mixture = {name: [part.amount, part.max_epochs] for name, part in section.components.items()}
+    found = {"seed": shaping["seed"], "model": shaping["model"], "train": shaping["train"], "mixture": mixture}
+    return found if section.measure == "weight" else found | {"measure": section.measure}
 
 
 def build(run: Run, workers: Workers | None = None) -> Outcome:

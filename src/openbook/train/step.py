@@ -30,6 +30,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class RowSource(Protocol):
     def __call__(self, step: int, microbatch: int, skipped: int = 0) -> npt.NDArray[np.int64]: ...
 
+    def segments(self, step: int, microbatch: int, skipped: int = 0) -> npt.NDArray[np.int64]: ...
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -161,20 +163,26 @@ class Trainer:
     def _round(self, step: int, round_: int, rows: RowSource, skipped: int) -> Gradients:
         """This worker's microbatch of a round, summed with those of the workers that hold the model with it."""
         begin = time.perf_counter()
-        microbatch = torch.from_numpy(rows(step, round_ * self.holding.width + self.holding.rank, skipped))
-        leaf = self._microbatch(microbatch, 1.0 / self.batches.microbatches_at(step))
+        number = round_ * self.holding.width + self.holding.rank
+        microbatch = torch.from_numpy(rows(step, number, skipped))
+        masked = self.section.documents == "masked"
+        segments = torch.from_numpy(rows.segments(step, number, skipped)).to(self.device) if masked else None
+        leaf = self._microbatch(microbatch, segments, 1.0 / self.batches.microbatches_at(step))
         self.computing += time.perf_counter() - begin
         return leaf
 
-    def _microbatch(self, rows: Tensor, weight: float) -> Gradients:
-        """Gradients, and the loss, of one microbatch times `weight`, a power of two. rows: (rows, context + 1)."""
+    def _microbatch(self, rows: Tensor, segments: Tensor | None, weight: float) -> Gradients:
+        """Gradients, and the loss, of one microbatch times `weight`, a power of two.
+
+        rows: (rows, context + 1); segments: (rows, context) where documents are masked.
+        """
         rows = rows.to(self.device, non_blocking=True)
         if self.workers.mesh is None:
-            loss = self.model.loss(rows[:, :-1], rows[:, 1:]) * weight
+            loss = self.model.loss(rows[:, :-1], rows[:, 1:], segments) * weight
             loss.backward()
         else:
             with exchange():  # the parts of a sharded model come and go in both
-                loss = self.model.loss(rows[:, :-1], rows[:, 1:]) * weight
+                loss = self.model.loss(rows[:, :-1], rows[:, 1:], segments) * weight
                 loss.backward()
         return self.holding.leaf({"loss": loss.detach()} | self.mixtures.choices())
 

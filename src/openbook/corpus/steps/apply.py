@@ -21,26 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openbook.corpus.engine import each
+from openbook.corpus.sources.files import locate
 from openbook.corpus.steps.decontaminate import folder_of, set_files
-from openbook.corpus.steps.parts import Bools
 from openbook.corpus.steps.registry import STEPS
-from openbook.corpus.steps.shards import about, batches, facts_of, shard_path
+from openbook.corpus.steps.shards import about, batches, facts_of, shard_path, texts_of
 from openbook.corpus.steps.step import Joined, Removal, Sketch, Step, Verdict, table_rules
+from openbook.corpus.steps.trail import NAME as TRAIL
+from openbook.corpus.steps.trail import Shard, write_trail
 from openbook.corpus.steps.work import ANNOTATE, REWRITE
-from openbook.documents import Document, Dropped, Split
+from openbook.documents import Document, Dropped, Split, Trace
 from openbook.errors import InputError
 from openbook.files import remove, sha256_json, write_json, write_text
 from openbook.progress import track
 from openbook.recipe_steps import AnyStep, DecontaminateStep, EngineSection
 
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of rows, and which of them are still in the corpus: (rows,)."""
-
-    key: str
-    component: str
-    alive: Bools
+INDEX = "index.json"
+"""Of the work folder: which annotation is of which shard."""
+NOTHING_LEFT = "nothing left"
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,30 @@ class Told:
 
 
 class Steps:
-    """Applies steps to the shards in `folder`. `dropped` is told of every removal, `told` has a line for each step."""
+    """Applies steps to the shards in `folder`. `told` has a line for each step.
 
-    def __init__(self, folder: Path, engine: EngineSection, dropped: Callable[[Dropped], None]) -> None:
-        self.folder, self.engine, self.dropped = folder, engine, dropped
+    `dropped` is told of every removal, `traced` of what else happened to a document of a component; `spared` is asked for the decision
+    that keeps a document (component, id, bytes) which a step would remove.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: EngineSection,
+        dropped: Callable[[Dropped], None],
+        traced: Callable[[str, Trace], None],
+        spared: Callable[[str, str, int, str], int | None],
+    ) -> None:
+        self.folder, self.engine = folder, engine
+        self.dropped, self.traced, self.spared = dropped, traced, spared
         self.told: list[Told] = []
         self.used: set[str] = set()
+        self._measured: list[dict[str, Any]] = []
 
     def apply(self, steps: Sequence[AnyStep], shards: list[Shard], recipe_folder: Path) -> list[Shard]:
         """The shards as they are after all steps. Raises InputError if a step leaves nothing of a component."""
         steps = [_at_home(settings, recipe_folder) for settings in steps]
-        done = 0
+        done, trail = 0, [shards]
         with track("steps", len(steps)) as bar:
             while done < len(steps):
                 together = _together(steps[done:])
@@ -77,12 +87,18 @@ class Steps:
                 self._annotate(jobs, shards)
                 for job in jobs:
                     shards = self._carry_out(job, shards)
+                    trail.append(shards)
                 done += len(jobs)
+        write_trail(self.folder, trail)
+        self.used.add(TRAIL)
         return shards
 
     def tidy(self, shards: Sequence[Shard]) -> None:
-        """Removes the files that this build did not look at."""
-        used = self.used | {f"{shard.key}.parquet" for shard in shards}
+        """Removes the files that this build did not look at, and writes down which annotation is whose."""
+        used = self.used | {f"{shard.key}.parquet" for shard in shards} | {INDEX}
+        text = json.dumps(self._measured)
+        if not (self.folder / INDEX).exists() or (self.folder / INDEX).read_text() != text:
+            write_text(self.folder / INDEX, text)
         for path in self.folder.iterdir():
             if path.name not in used:
                 remove(path)
@@ -107,6 +123,8 @@ class Steps:
                     continue
                 out = job.annotation(shard)
                 self.used.add(f"{out}.parquet")
+                told = {"number": job.number, "step": job.step.name, "component": shard.component}
+                self._measured.append(told | {"shard": shard.key, "annotation": out})
                 if not shard_path(self.folder, out).exists():
                     context = str(self.folder / f"{job.context}.model") if job.context else None
                     wanted.append({"settings": job.settings.model_dump(mode="json"), "context": context, "out": out})
@@ -168,13 +186,21 @@ class Steps:
 
     def _removals(self, job: _Job, shard: Shard, removals: Sequence[Removal]) -> Iterator[Removal]:
         """Those that concern rows still in, each on record."""
-        here = [removal for removal in removals if shard.alive[removal.row]]
+        here = sorted((removal for removal in removals if shard.alive[removal.row]), key=lambda removal: removal.row)
         if not here:
             return
-        rows = self._about(shard).select(["id", "origin", "bytes"]).take([removal.row for removal in here]).to_pylist()
-        for removal, row in zip(here, rows, strict=True):
-            evidence = f"{removal.reason}: {removal.evidence}"
-            self.dropped(Dropped(row["origin"], shard.component, row["bytes"], removal.reason, evidence, row["id"], job.step.name))
+        places = [removal.row for removal in here]
+        rows = self._about(shard).select(["id", "origin", "bytes", "licence", "meta"]).take(places).to_pylist()
+        texts = texts_of(shard_path(self.folder, shard.key), places)
+        for removal, row, text in zip(here, rows, texts, strict=True):
+            kept = removal.reason != NOTHING_LEFT and self.spared(shard.component, row["id"], row["bytes"], job.step.name)
+            if kept:
+                against = f"step {job.step.name}: {removal.reason}: {removal.evidence}"
+                self.traced(shard.component, Trace(row["id"], row["origin"], "decision", kept, "kept", against))
+                continue
+            why = (removal.reason, f"{removal.reason}: {removal.evidence}")
+            known = (row["id"], job.step.name, row["licence"], row["meta"], text)
+            self.dropped(Dropped(row["origin"], shard.component, row["bytes"], *why, *known))
             yield removal
 
     def _rewriting(self, job: _Job, shard: Shard, verdict: Verdict) -> tuple[str, str]:
@@ -196,11 +222,14 @@ class Steps:
         parents = about(path).column("parent").to_numpy()
         lost = shard.alive.copy()
         lost[parents] = False
-        nothing = [Removal(int(row), "nothing left", "the step cut all of the text away") for row in np.flatnonzero(lost)]
-        removed[shard.component, "nothing left"] += len(list(self._removals(job, shard, nothing)))
-        if not removed[shard.component, "nothing left"]:
-            del removed[shard.component, "nothing left"]
-        return Shard(out, shard.component, shard.alive[parents]), facts_of(path)["changed"]
+        nothing = [Removal(int(row), NOTHING_LEFT, "the step cut all of the text away") for row in np.flatnonzero(lost)]
+        removed[shard.component, NOTHING_LEFT] += len(list(self._removals(job, shard, nothing)))
+        if not removed[shard.component, NOTHING_LEFT]:
+            del removed[shard.component, NOTHING_LEFT]
+        changed = [row for row in facts_of(path)["changed"] if shard.alive[row] and not lost[row]]
+        for row in self._about(shard).select(["id", "origin"]).take(pa.array(changed, pa.int64())).to_pylist():
+            self.traced(shard.component, Trace(row["id"], row["origin"], job.step.name, job.number))
+        return Shard(out, shard.component, shard.alive[parents]), len(changed)
 
 
 @dataclass
@@ -253,15 +282,18 @@ def _require_some(job: _Job, before: Sequence[Shard], after: Sequence[Shard], re
 
 def _at_home(settings: AnyStep, recipe_folder: Path) -> AnyStep:
     """With the paths that the recipe gives, from its own folder."""
-    if isinstance(settings, DecontaminateStep) and settings.data:
-        return settings.model_copy(update={"data": str(recipe_folder / Path(settings.data).expanduser())})
-    return settings
+    given = {key: value for key in ("data", "model", "word_list") if (value := getattr(settings, key, None))}
+    where = f"corpus.steps: step {settings.step}: "
+    return settings.model_copy(update={key: str(locate(value, recipe_folder, where + key)) for key, value in given.items()})
 
 
-def evaluation_files(steps: Sequence[AnyStep], recipe_folder: Path) -> list[list[object]]:
-    """What a later run compares to see whether evaluation sets changed: name, size and time of each."""
-    folders = [folder_of(step) for step in (_at_home(step, recipe_folder) for step in steps) if isinstance(step, DecontaminateStep)]
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for folder in folders for path in set_files(folder)]
+def outside_files(steps: Sequence[AnyStep], recipe_folder: Path) -> list[list[object]]:
+    """What a later run compares to see whether evaluation sets, models or lists changed: name, size and time of each."""
+    found: list[Path] = []
+    for step in (_at_home(step, recipe_folder) for step in steps):
+        found += set_files(folder_of(step)) if isinstance(step, DecontaminateStep) else []
+        found += [Path(value) for key in ("model", "word_list") if (value := getattr(step, key, None))]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
 
 
 def versions(steps: Sequence[AnyStep]) -> dict[str, int]:
@@ -297,12 +329,7 @@ class _Rows:
         chosen = sorted(source.sample(places, min(limit, len(places))))
         texts: list[str] = []
         for index, shard in enumerate(found):
-            rows = {row for where, row in chosen if where == index}
-            place = 0
-            for table in batches(shard_path(self.folder, shard.key), ["text"]) if rows else ():
-                here = [row - place for row in rows if place <= row < place + len(table)]
-                texts += table.column("text").take(sorted(here)).to_pylist()
-                place += len(table)
+            texts += texts_of(shard_path(self.folder, shard.key), [row for where, row in chosen if where == index])
         return texts
 
 
@@ -314,4 +341,4 @@ def survivors(folder: Path, shards: Sequence[Shard]) -> Iterator[tuple[Document,
             kept = table.filter(pa.array(shard.alive[place : place + len(table)]))
             place += len(table)
             for row in kept.to_pylist():
-                yield Document(row["id"], row["text"], shard.component, row["licence"], row["origin"]), row["split"]
+                yield Document(row["id"], row["text"], shard.component, row["licence"], row["origin"], row["meta"]), row["split"]

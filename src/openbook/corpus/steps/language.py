@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from openbook.corpus.steps import fasttext
+from openbook.corpus.steps.fasttext import Identify
 from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Columns, Prepared, Removal, Source, Step
 from openbook.errors import InputError
@@ -101,6 +103,8 @@ def _gather(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def prepare(_: Source, settings: LanguageStep) -> Prepared:
+    if settings.model:
+        return fasttext.prepared(Path(settings.model))
     root = Path(settings.catalogues)
     listed = [[str(path), path.stat().st_size] for paths in catalogues(root).values() for path in paths]
 
@@ -110,7 +114,7 @@ def prepare(_: Source, settings: LanguageStep) -> Prepared:
         likelihood = np.log((counts + SMOOTHING) / (counts + SMOOTHING).sum(axis=1, keepdims=True)).T.astype(np.float32)
         with path.open("wb") as file:
             np.savez(file, likelihood=np.ascontiguousarray(likelihood), languages=np.array(list(texts)))
-        model = load(path)
+        model = _arrays(path)
         asked = [(name, test[at : at + SNIPPET]) for name, (_, test) in texts.items() for at in range(0, len(test) - SNIPPET, SNIPPET * 4)]
         right = sum(identify(text, model)[0] == name for name, text in asked)
         return {"languages": len(texts), "snippets": len(asked), "accuracy": round(right / max(1, len(asked)), 4)}
@@ -118,7 +122,15 @@ def prepare(_: Source, settings: LanguageStep) -> Prepared:
     return Prepared(hashlib.sha256(repr(listed).encode()).hexdigest(), write)
 
 
-def load(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:
+def load(path: Path) -> Identify:
+    """What says the language of a text and how sure that is."""
+    if fasttext.is_reference(path):
+        return fasttext.load(path)
+    model = _arrays(path)
+    return lambda text: identify(normal(text), model)
+
+
+def _arrays(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:
     with np.load(path) as arrays:
         return arrays["likelihood"], arrays["languages"].tolist()
 
@@ -134,8 +146,8 @@ def identify(normalised: str, model: tuple[npt.NDArray[np.float32], list[str]]) 
     return languages[best], float(1 / share.sum())
 
 
-def annotate(batch: Batch, _: Columns, settings: LanguageStep, model: Any) -> Columns:
-    found = [identify(normal(sample(text, settings.max_chars)), model) for text in batch.texts]
+def annotate(batch: Batch, _: Columns, settings: LanguageStep, model: Identify) -> Columns:
+    found = [model(sample(text, settings.max_chars)) for text in batch.texts]
     return {"language": np.array([language for language, _ in found], dtype=str), "confidence": np.array([sure for _, sure in found])}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openbook.documents import Document, Split
+from openbook.documents import Document, Split, document_id, rows_at
 from openbook.files import sha256_json, written_aside
 
 SHARD_BYTES = 64_000_000
@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("text", pa.large_string()),
         ("licence", pa.string()),
         ("origin", pa.string()),
+        ("meta", pa.string()),
         ("split", pa.string()),
         ("bytes", pa.int64()),
         ("parent", pa.int64()),
@@ -81,7 +82,8 @@ class ShardWriter:
 
     def add(self, document: Document, split: Split) -> None:
         size = document.bytes
-        row = {"id": document.id, "text": document.text, "licence": document.licence, "origin": document.origin, "split": split}
+        row = {"id": document.id, "text": document.text, "licence": document.licence, "origin": document.origin}
+        row |= {"meta": document.meta, "split": split}
         self._held.append(row | {"bytes": size, "parent": len(self._held)})
         self.bytes, self._held_bytes = self.bytes + size, self._held_bytes + size
         if self._held_bytes >= SHARD_BYTES:
@@ -90,8 +92,9 @@ class ShardWriter:
     def flush(self) -> None:
         if not self._held:
             return
-        facts = [[row[key] for key in ("id", "licence", "origin", "split")] for row in self._held]  # an id says what the text is
-        key = sha256_json({"component": self.component, "documents": facts})
+        facts = [[row[key] for key in ("id", "licence", "origin", "meta", "split")] for row in self._held]
+        texts = [document_id(row["text"]) for row in self._held]  # a decision may have made another text of it than its id says
+        key = sha256_json({"component": self.component, "documents": facts, "texts": texts})
         path = shard_path(self.folder, key)
         if not path.exists():
             with ShardFile(path) as file:
@@ -110,6 +113,11 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Tab
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
+
+
+def texts_of(path: Path, rows: Sequence[int]) -> list[str]:
+    """The texts of some rows, given in ascending order."""
+    return [row["text"] for row in rows_at(path, rows, ["text"])]
 
 
 def about(path: Path) -> pa.Table:

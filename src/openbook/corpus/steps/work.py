@@ -63,7 +63,8 @@ def rewrite(task: str) -> str:
     step = STEPS[settings.step]
     assert step.rewrite
     edits = {int(row): edit for row, edit in json.loads((folder / wanted["edits"]).read_bytes())} if wanted["edits"] else None
-    parent = changed = 0
+    parent = 0
+    changed = []
     with ShardFile(shard_path(folder, wanted["out"])) as file:
         for table in batches(shard_path(folder, wanted["shard"])):
             for row in table.to_pylist():
@@ -72,7 +73,8 @@ def rewrite(task: str) -> str:
                     pieces = step.rewrite(text, None, settings)
                 else:
                     pieces = step.rewrite(text, edits[parent], settings) if parent in edits else [text]
-                changed += pieces != [text]
+                if pieces != [text]:
+                    changed.append(parent)
                 for number, piece in enumerate(pieces, 1):
                     name = row["id"] if len(pieces) == 1 else f"{row['id']}-{number}"
                     file.add(row | {"id": name, "text": piece, "bytes": len(piece.encode()), "parent": parent})
