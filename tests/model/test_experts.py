@@ -179,10 +179,10 @@ def test_gradients_do_not_depend_on_the_number_of_threads(activation: str, threa
         torch.set_num_threads(threads)
         experts = Experts(32, 2, 64, capacity=1.0, scores="sigmoid", balance_loss=0.01, z_loss=0.001)
         block = made(experts, activation, width=64)
-        x = tokens(8, 256, 64).requires_grad_()
+        x = tokens(4, 128, 64).requires_grad_()
         output = block(x)
         assert block.auxiliary is not None
-        loss = (output * tokens(8, 256, 64, seed=4)).sum(-1).sum(1).sum() + block.auxiliary
+        loss = (output * tokens(4, 128, 64, seed=4)).sum(-1).sum(1).sum() + block.auxiliary
         return [block.auxiliary.detach(), output.detach(), *torch.autograd.grad(loss, (x, *block.parameters()))]
 
     before = torch.get_num_threads()

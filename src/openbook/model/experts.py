@@ -114,6 +114,30 @@ class _Collect(torch.autograd.Function):
         return _sent(outputs[0], *ctx.saved_tensors), None, None, None
 
 
+@torch.library.custom_op("openbook::grouped", mutates_args=())
+def grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """torch's grouped product, as an operation of our own: its description for torch.compile knows bf16 only, it itself any type.
+
+    x: (rows, in), weight: (count, in, out) -> (rows, out); or x: (in, rows), weight: (rows, out) -> (count, in, out).
+    ends: (count,) of int32, the row after each group's last.
+    """
+    return F.grouped_mm(x, weight, offs=ends)
+
+
+@grouped.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(*([len(ends)] if weight.dim() == 2 else []), len(x), weight.shape[-1])
+
+
+def _grouped_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    x, weight, ends = ctx.saved_tensors
+    gradient = gradient.contiguous()
+    return grouped(gradient, weight.mT, ends), grouped(x.mT, gradient, ends), None
+
+
+grouped.register_autograd(_grouped_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
 class Router(nn.Module):
     """A score for each expert. The weight is a parameter; the bias that balances, if there is one, starts at 0, and `balance` moves it."""
 
@@ -182,10 +206,11 @@ class ExpertMLP(nn.Module):
 
     def _computed(self, rows: Tensor, shares: Tensor, ends: Tensor) -> Tensor:
         """Each expert's rows, (rows, width), through its MLP, times their weights: (rows, 1). These multiply what is inside the MLP, which
-        is mostly narrower. ends: (count,) of int32, the row after each expert's last."""
+        is mostly narrower. ends: see `grouped`."""
 
         def product(x: Tensor, weight: Tensor) -> Tensor:
-            return F.grouped_mm(x, weight.to(x.dtype).mT, offs=ends)
+            product: Tensor = grouped(x, weight.to(x.dtype).mT, ends)
+            return product
 
         gate = product(rows, self.experts.gate) if self.activation in GATED else None
         inner = activated(self.activation, product(rows, self.experts.up), gate)  # (rows, mlp_width)
