@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openbook.errors import InputError
 from openbook.model.config import EXPERTS_ALIGNMENT, GATED, Experts, TransformerConfig
 from openbook.model.parts import MLP, activated
 
@@ -169,16 +170,16 @@ class ExpertMLP(nn.Module):
     After a forward pass for training, `auxiliary` is the weighted sum of the auxiliary losses, or None if the recipe has none, and `counts`
     is that of `Routes`. An expert's capacity holds in training only: otherwise a token's output would depend on its neighbours.
 
-    Raises ValueError for a shape that it cannot have.
+    Raises InputError for a shape that it cannot have.
     """
 
     def __init__(self, config: TransformerConfig, experts: Experts) -> None:
         super().__init__()
         for name, width in (("width", config.width), ("experts' mlp_width", experts.mlp_width)):
             if width % EXPERTS_ALIGNMENT:
-                raise ValueError(f"{name} = {width}: with a mixture of experts it should be a multiple of {EXPERTS_ALIGNMENT}")
+                raise InputError(f"{name} = {width} should be a multiple of {EXPERTS_ALIGNMENT} with experts")
         if config.mlp_bias:
-            raise ValueError("mlp_bias = true: experts have no biases")
+            raise InputError("mlp_bias = true: experts have no biases")
         self.settings, self.activation = experts, config.activation
         self.router = Router(config.width, experts)
         self.experts = ExpertWeights(config.width, experts, config.activation in GATED)
