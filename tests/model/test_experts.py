@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openbook.errors import InputError
 from openbook.model.config import Experts, TransformerConfig
 from openbook.model.experts import ExpertMLP, balance
 
@@ -179,10 +180,10 @@ def test_gradients_do_not_depend_on_the_number_of_threads(activation: str, threa
         torch.set_num_threads(threads)
         experts = Experts(32, 2, 64, capacity=1.0, scores="sigmoid", balance_loss=0.01, z_loss=0.001)
         block = made(experts, activation, width=64)
-        x = tokens(8, 256, 64).requires_grad_()
+        x = tokens(4, 128, 64).requires_grad_()
         output = block(x)
         assert block.auxiliary is not None
-        loss = (output * tokens(8, 256, 64, seed=4)).sum(-1).sum(1).sum() + block.auxiliary
+        loss = (output * tokens(4, 128, 64, seed=4)).sum(-1).sum(1).sum() + block.auxiliary
         return [block.auxiliary.detach(), output.detach(), *torch.autograd.grad(loss, (x, *block.parameters()))]
 
     before = torch.get_num_threads()
@@ -225,19 +226,6 @@ def test_the_bias_goes_to_idle_experts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"top_k": 5}, "top_k = 5: it should be from 1 to the number of experts, 4"),
-        ({"top_k": 1}, "every weight would be 1"),
-        ({"capacity": 0.0}, "capacity = 0"),
-    ],
-)
-def test_a_mixture_that_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(TOP2, **values)
-
-
-@pytest.mark.parametrize(
     ("change", "experts", "message"),
     [
         ({"width": 20}, TOP2, "width = 20.* a multiple of 8"),
@@ -246,5 +234,5 @@ def test_a_mixture_that_cannot_work_is_refused(values: dict[str, Any], message: 
     ],
 )
 def test_a_shape_that_experts_cannot_have_is_refused(change: dict[str, Any], experts: Experts, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         ExpertMLP(replace(config(), **change), experts)

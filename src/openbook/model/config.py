@@ -84,15 +84,6 @@ class Experts:
     balance_rate: float = 0.0
     """Step of the bias that moves choices towards idle experts, with no loss (Wang et al. 2024); 0 for no such bias."""
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for a mixture that cannot work."""
-        if not 1 <= self.top_k <= self.count:
-            raise ValueError(f"top_k = {self.top_k}: it should be from 1 to the number of experts, {self.count}")
-        if self.top_k == 1 and self.normalised:
-            raise ValueError("top_k = 1 with normalised = true: every weight would be 1, and the router could not learn; set it to false")
-        if self.capacity is not None and self.capacity <= 0:
-            raise ValueError(f"capacity = {self.capacity:g}: it should be above 0; leave it out to drop no token")
-
 
 @dataclass(frozen=True)
 class TransformerConfig:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openbook.errors import InputError
 from openbook.model.config import EXPERTS_ALIGNMENT, GATED, Experts, TransformerConfig
 from openbook.model.parts import MLP, activated
 
@@ -74,38 +75,68 @@ def sigmoid(x: Tensor) -> Tensor:
     return (1 + x.clamp(min=-80).neg().exp()).reciprocal()
 
 
-def _rows(x: Tensor, place: Tensor) -> Tensor:
-    """x: (rows, width) -> (choices, width): zeros for what is dropped."""
-    return x[place] if len(x) == len(place) else torch.cat((x, x.new_zeros(1, x.shape[1])))[place]
+def _sent(x: Tensor, order: Tensor, place: Tensor) -> Tensor:
+    """Each row's token. x: (tokens, width) -> (rows, width)."""
+    return x[order // (len(place) // len(x))]
+
+
+def _added(x: Tensor, place: Tensor, tokens: int) -> Tensor:
+    """The sum of each token's rows. x: (rows, width) -> (tokens, width)."""
+    if len(x) < len(place):  # what is dropped is the row after the last
+        x = torch.cat((x, x.new_zeros(1, x.shape[1])))
+    return x[place].view(tokens, -1, x.shape[1]).sum(1)
 
 
 class _Dispatch(torch.autograd.Function):
-    """x: (tokens, width) -> (rows, width)."""
+    """(tokens, width) -> (rows, width)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(place)
         ctx.tokens = len(x)
-        return x[order // (len(place) // len(x))]
+        return _sent(x, order, place)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (place,) = ctx.saved_tensors
-        return _rows(outputs[0], place).view(ctx.tokens, -1, outputs[0].shape[1]).sum(1), None, None
+        return _added(outputs[0], place, ctx.tokens), None, None
 
 
 class _Collect(torch.autograd.Function):
-    """x: (rows, width) -> (choices, width)."""
+    """(rows, width) -> (tokens, width)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return _rows(x, place)
+    def forward(ctx: Any, x: Tensor, order: Tensor, place: Tensor, tokens: int) -> Tensor:
+        ctx.save_for_backward(order, place)
+        return _added(x, place, tokens)
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        return outputs[0][order], None, None
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        return _sent(outputs[0], *ctx.saved_tensors), None, None, None
+
+
+@torch.library.custom_op("openbook::grouped", mutates_args=())
+def grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """torch's grouped product, as an operation of our own: its description for torch.compile knows bf16 only, it itself any type.
+
+    x: (rows, in), weight: (count, in, out) -> (rows, out); or x: (in, rows), weight: (rows, out) -> (count, in, out).
+    ends: (count,) of int32, the row after each group's last.
+    """
+    return F.grouped_mm(x, weight, offs=ends)
+
+
+@grouped.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(*([len(ends)] if weight.dim() == 2 else []), len(x), weight.shape[-1])
+
+
+def _grouped_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    x, weight, ends = ctx.saved_tensors
+    gradient = gradient.contiguous()
+    return grouped(gradient, weight.mT, ends), grouped(x.mT, gradient, ends), None
+
+
+grouped.register_autograd(_grouped_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
 class Router(nn.Module):
@@ -139,16 +170,16 @@ class ExpertMLP(nn.Module):
     After a forward pass for training, `auxiliary` is the weighted sum of the auxiliary losses, or None if the recipe has none, and `counts`
     is that of `Routes`. An expert's capacity holds in training only: otherwise a token's output would depend on its neighbours.
 
-    Raises ValueError for a shape that it cannot have.
+    Raises InputError for a shape that it cannot have.
     """
 
     def __init__(self, config: TransformerConfig, experts: Experts) -> None:
         super().__init__()
         for name, width in (("width", config.width), ("experts' mlp_width", experts.mlp_width)):
             if width % EXPERTS_ALIGNMENT:
-                raise ValueError(f"{name} = {width}: with a mixture of experts it should be a multiple of {EXPERTS_ALIGNMENT}")
+                raise InputError(f"{name} = {width} should be a multiple of {EXPERTS_ALIGNMENT} with experts")
         if config.mlp_bias:
-            raise ValueError("mlp_bias = true: experts have no biases")
+            raise InputError("mlp_bias = true: experts have no biases")
         self.settings, self.activation = experts, config.activation
         self.router = Router(config.width, experts)
         self.experts = ExpertWeights(config.width, experts, config.activation in GATED)
@@ -169,19 +200,22 @@ class ExpertMLP(nn.Module):
         if training:
             self.counts, self.auxiliary = routes.counts, self._auxiliary(logits, scores, routes.counts[0])
         rows = _Dispatch.apply(flat, routes.order, routes.place)  # type: ignore[no-untyped-call]
-        rows = self._computed(rows, routes.counts[1].cumsum(0).to(torch.int32))  # (rows, width)
-        choices = _Collect.apply(rows, routes.order, routes.place).view(*chosen.shape, -1)  # type: ignore[no-untyped-call]
-        output = (choices * weights.unsqueeze(-1)).sum(1).to(x.dtype).view(x.shape)  # added up in fp32
+        shares = _Dispatch.apply(weights.flatten()[:, None], routes.order, routes.place)  # type: ignore[no-untyped-call]
+        rows = self._computed(rows, shares, routes.counts[1].cumsum(0).to(torch.int32))
+        output = _Collect.apply(rows, routes.order, routes.place, len(flat)).view(x.shape)  # type: ignore[no-untyped-call]
         return output if self.shared is None else output + self.shared(x)
 
-    def _computed(self, rows: Tensor, ends: Tensor) -> Tensor:
-        """Each expert's rows through its MLP. ends: (count,) of int32, the row after each expert's last."""
+    def _computed(self, rows: Tensor, shares: Tensor, ends: Tensor) -> Tensor:
+        """Each expert's rows, (rows, width), through its MLP, times their weights: (rows, 1). These multiply what is inside the MLP, which
+        is mostly narrower. ends: see `grouped`."""
 
         def product(x: Tensor, weight: Tensor) -> Tensor:
-            return F.grouped_mm(x, weight.to(x.dtype).mT, offs=ends)
+            product: Tensor = grouped(x, weight.to(x.dtype).mT, ends)
+            return product
 
         gate = product(rows, self.experts.gate) if self.activation in GATED else None
-        return product(activated(self.activation, product(rows, self.experts.up), gate), self.experts.down)
+        inner = activated(self.activation, product(rows, self.experts.up), gate)  # (rows, mlp_width)
+        return product(inner * shares.to(inner.dtype), self.experts.down)
 
     def _auxiliary(self, logits: Tensor, scores: Tensor, given: Tensor) -> Tensor | None:
         """Fedus et al. 2021, eq. 4, with choices in place of tokens, so that it is 1 for perfect balance whatever top_k is; and Zoph et al.

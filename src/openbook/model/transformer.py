@@ -29,7 +29,7 @@ _aten = torch.ops.aten
 PRODUCTS = [
     _aten.mm.default,
     _aten.addmm.default,
-    _aten._grouped_mm.default,
+    torch.ops.openbook.grouped.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
