@@ -2,7 +2,7 @@
 
     python benchmarks/compiled.py [--style STYLE ...] [--backend inductor]
 
-Tiny models, one thread. The test command does this for two styles with the backend aot_eager, which generates no code.
+Tiny models, one thread. The test command does this for three styles with the backend aot_eager, which generates no code.
 """
 
 from __future__ import annotations
