@@ -34,7 +34,8 @@ MODERN = TransformerConfig(700, 200, 3, 96, 6, 3, 16, 160, query_key_norm=True)
 GPT = TransformerConfig(700, 200, 3, 96, 6, 6, 16, 384, **GPT_STYLE)
 BANDED = TransformerConfig(700, 200, 4, 96, 6, 6, 16, 384, windows=(None, Window(50)), **GPT_STYLE)
 STRIDED = replace(BANDED, windows=(Window(30, 16), Window(70, 3)), score_softcap=3.0, logit_softcap=9.0, head_bias=True)
-STYLES = {"modern": MODERN, "gpt": GPT, "banded": BANDED, "strided": STRIDED}
+NEOX = replace(GPT, positions="rotary", norm_place="parallel", activation="gelu", kv_heads=2)
+STYLES = {"neox": NEOX, "modern": MODERN, "gpt": GPT, "banded": BANDED, "strided": STRIDED}
 
 
 def same(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float = 2e-5) -> None:
@@ -172,7 +173,7 @@ def threaded(threads: int) -> Iterator[None]:
 @pytest.mark.parametrize("style", STYLES)
 def test_no_bit_depends_on_the_number_of_threads(style: str) -> None:
     alone = gradients(STYLES[style])
-    for threads in (2, 3):
+    for threads in (2, 5):  # five cut most sizes unevenly
         for name, gradient in gradients(STYLES[style], threads=threads).items():
             assert torch.equal(gradient, alone[name]), (threads, name)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model.config import Window
+from openbook.model.elementwise import evenly, pieces
 
 ROWS, HEADS = 64, 16
 """Queries and heads whose scores are computed at once: they stay in the processor's cache."""
@@ -71,7 +72,9 @@ def _scores(query: Tensor, key: Tensor, heads: slice, block: Block, band: Band, 
     scores = torch.baddbmm(nothing, query[heads, block.first : block.last], keys, beta=0, alpha=band.scale)
     slope = None
     if band.softcap is not None:
-        bounded = scores.div_(band.softcap).tanh_()
+        bounded = scores.div_(band.softcap)
+        for (part,) in pieces(bounded):
+            part.tanh_()
         slope = 1 - bounded.square()
         scores = bounded.mul_(band.softcap)
     scores[:, :, block.masked - block.begin :] += block.mask
@@ -157,7 +160,7 @@ def blockwise(
     far = Band(-(-window.width // stride), None, scale, softcap, near.kept)
     others, far_sums = _Blockwise.apply(*(_grouped(part, stride) for part in parts), far, None)  # type: ignore[no-untyped-call]
     others, far_sums = _ungrouped(others, stride, shape[2]), _ungrouped(far_sums.unsqueeze(-1), stride, shape[2])
-    share = torch.sigmoid(far_sums - sums.unsqueeze(-1))  # of all exponentials, those of the far positions
+    share = evenly(torch.sigmoid, far_sums - sums.unsqueeze(-1))  # of all exponentials, those of the far positions
     return torch.lerp(mixed, others, share.expand_as(mixed)).view(shape)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openbook.model.elementwise import pieces
+
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Elements of the logits in one chunk: 4 MB of fp32 stay in a CPU's cache, a GPU wants large products."""
 ROWS_AT_LEAST = 128
@@ -33,7 +35,8 @@ class _HeadLoss(torch.autograd.Function):
             if bias is not None:
                 logits += bias
             if softcap is not None:
-                logits = logits.div_(softcap).tanh_()
+                for (flat,) in pieces(logits.div_(softcap)):
+                    flat.tanh_()
                 slope = 1 - logits.square()
                 logits *= softcap
             largest = logits.amax(1, keepdim=True)

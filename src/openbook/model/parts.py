@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openbook.model.config import GATED, Activation, TransformerConfig
+from openbook.model.elementwise import evenly, pieces
 
 
 class Linear(nn.Module):
@@ -100,14 +101,19 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        through = outputs[0] * up
-        torch.ops.aten.silu_backward.grad_input(through, gate, grad_input=through)
-        return through, F.silu(gate).mul_(outputs[0])
+        through = (outputs[0] * up).contiguous()
+        for gradient, part in pieces(through, gate.contiguous()):
+            torch.ops.aten.silu_backward.grad_input(gradient, part, grad_input=gradient)
+        return through, _silu(gate).mul_(outputs[0])
+
+
+def _silu(x: Tensor) -> Tensor:
+    return evenly(F.silu, x)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
@@ -124,7 +130,9 @@ class _TanhGELU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         linear = 2 * math.sqrt(2 / math.pi)
         slope = x.square().mul_(0.044715 * linear).add_(linear)  # 2 u / x
-        share = (slope * x).sigmoid_()
+        share = (slope * x).contiguous()
+        for (part,) in pieces(share):
+            part.sigmoid_()
         output = x * share
         if ctx.needs_input_grad[0]:
             slope.mul_(3).sub_(2 * linear).mul_(output)  # the derivative of 2 u, times the output
@@ -153,7 +161,7 @@ def activated(kind: Activation, up: Tensor, gate: Tensor | None = None) -> Tenso
     if kind == "gelu-tanh":
         return gelu(up)
     if kind == "gelu":
-        return F.gelu(up)
+        return evenly(F.gelu, up)
     return F.relu(up) if kind == "relu" else F.relu(up).square()
 
 
