@@ -22,7 +22,7 @@ from openbook.tokens.order import Mixture, Plan
 from openbook.tokens.rows import Rows
 from openbook.tokens.shards import opened_shards
 
-LOOKED_AT = 500
+LOOKED_AT = 200
 """About so many documents of a component are looked at for their languages."""
 NOTABLE = 0.02
 """A component that gets this much more or less than its share is told of."""
