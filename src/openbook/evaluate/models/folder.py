@@ -64,14 +64,17 @@ class Folder(TokenModel):
         inputs = torch.tensor([prompt], device=self.model.device)
         stop = {"stop_strings": list(request.stop), "tokenizer": self.tokenizer} if request.stop else {}
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.beginning
-        output = self.model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=request.max_tokens,
-            do_sample=False,
-            pad_token_id=padding,
-            **stop,
-        )
+        drawn = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if request.temperature else {}
+        with torch.random.fork_rng():  # transformers draws from the global generator
+            torch.manual_seed(request.seed)
+            output = self.model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=request.max_tokens,
+                pad_token_id=padding,
+                **(drawn or {"do_sample": False}),
+                **stop,
+            )
         text = str(self.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))
         ends = [text.index(string) for string in request.stop if string in text]
         return text[: min(ends)] if ends else text

@@ -29,11 +29,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, greedily, until a stop string, the end of the document, or max_tokens."""
+    """A text to continue until a stop string, the end of the document, or max_tokens.
+
+    Temperature 0 takes the likeliest token each time. Otherwise tokens are drawn, from the nucleus top_p, by the seed.
+    """
 
     prompt: str
     stop: tuple[str, ...]
     max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class TokenModel(ABC):
 
     @abstractmethod
     def write(self, prompt: list[int], request: Request) -> str:
-        """The greedy continuation of ids that leave room in the window, without the stop string."""
+        """The continuation of ids that leave room in the window, without the stop string."""
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         known: dict[str, list[int]] = {}
