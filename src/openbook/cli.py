@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_audit import audit
 from openbook.cli_evaluate import Data, data, evaluate_tasks
 from openbook.cli_logbook import logbook
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.command()(data)
+app.command()(audit)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]

@@ -13,6 +13,10 @@ class CannotScore(InputError):
     """The model can continue texts, but does not tell their probability."""
 
 
+class DoesNotFit(InputError):
+    """The model's window is too short for what is asked."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The log-probability (nats) of a text, and whether each of its tokens was the likeliest one.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openbook.errors import InputError
-from openbook.evaluate.models.interface import Request, Score, Written
+from openbook.evaluate.models.interface import DoesNotFit, Request, Score, Written
 from openbook.model.score import windows
 
 
@@ -67,7 +67,7 @@ class TokenModel(ABC):
         if not scored:
             raise InputError(f"the continuation {continuation!r} of {context[-40:]!r} has no token to score; it should add some text")
         if len(scored) > self.window:
-            raise InputError(f"the continuation {continuation[:40]!r}… has {len(scored)} tokens; the model's window is {self.window}")
+            raise DoesNotFit(f"the continuation {continuation[:40]!r}… has {len(scored)} tokens; the model's window is {self.window}")
         dropped = max(0, len(before) + len(scored) - self.window - 1)
         return Row(tuple(before[dropped:]), tuple(scored)), dropped
 
@@ -96,7 +96,7 @@ class TokenModel(ABC):
         for request in requests:
             room = self.window - request.max_tokens
             if room < 1:
-                raise InputError(f"max_tokens = {request.max_tokens} leaves no room for a prompt in the model's window of {self.window}")
+                raise DoesNotFit(f"max_tokens = {request.max_tokens} leaves no room for a prompt in the model's window of {self.window}")
             ids = self.encode(request.prompt) or [self.beginning]
             written.append(Written(self.write(ids[-room:], request), max(0, len(ids) - room)))
         return written
