@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from openbook.audited import digests
 from openbook.export.card import card
+from openbook.export.card_bias import bias
 from openbook.files import write_json, write_text, written_aside
 from openbook.logbook import Account, readable
 from openbook.model.exchange import architecture, load_config
@@ -25,7 +27,7 @@ def build(run: Run) -> Outcome:
     records: dict[str, Any] = {name: record for name, record in run.manifest["stages"].items() if name in STAGE.reads}
     events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
     told = Account(events, records, run.recipe.energy)
-    write_text(weights / "README.md", card(run.recipe, records, told))
+    write_text(weights / "README.md", card(run.recipe, records, told, bias(run.path)))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = run.verified("train", "weights/model.safetensors").stat().st_size
     return Outcome(
@@ -46,7 +48,7 @@ def tokenizer_config(end: str, context: int) -> dict[str, Any]:
 
 def parameters(run: Run) -> Any:
     """What the card says that is not in the artifacts it reads."""
-    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json")]
+    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json"), digests(run.path)]
 
 
 STAGE = Stage("export", 2, ("corpus", "tokenize", "train", "evaluate"), parameters, build)

@@ -11,8 +11,9 @@ from openbook.recipe import Recipe
 from openbook.words import NOTHING, count, duration, energy, percent
 
 
-def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
-    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate."""
+def card(recipe: Recipe, records: Mapping[str, Any], account: Account, bias: Sequence[str] = ()) -> str:
+    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate; `bias` the
+    lines of that section."""
     train, corpus = records["train"]["summary"], records["corpus"]["summary"]["components"]
     text_bytes = sum(part["train"]["bytes"] for part in corpus.values())
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [openbook]", "---", "", f"# {recipe.name}", ""]
@@ -30,7 +31,7 @@ def card(recipe: Recipe, records: Mapping[str, Any], account: Account) -> str:
         "```",
         "",
     ]
-    lines += _scores(records["evaluate"]["summary"]) + _data(corpus) + _history(account) + _cost(records, account) + _limits()
+    lines += [*_scores(records["evaluate"]["summary"]), *bias, *_data(corpus), *_history(account), *_cost(records, account), *_limits()]
     return "\n".join(lines)
 
 

@@ -44,8 +44,8 @@ MEASURES: Mapping[str, Measure] = {
     )
 }
 FIRST_WORD = (
-    "The endpoint gives no probability of a text's first token: texts that would begin a document are scored after their first word, and "
-    "items whose texts begin with different words are left out."
+    "The endpoint gives no probability of a text's first token: texts that would begin a document are scored after their first word, with "
+    "nothing before it, and items whose texts begin with different words are left out. The figures are not those of the weights."
 )
 
 

@@ -117,7 +117,7 @@ def _winobias(number: int, line: str, where: str, kind: str, direction: str, occ
     sentence = re.sub(r"^\d+ ", "", line.strip()).replace("[", "").replace("]", "")
     if len(marked) < 2:
         raise InputError(f"{where}: should mark [an occupation] and [a pronoun]")
-    right, pronoun = re.sub(r"^The ", "the ", marked[0]), marked[1]
+    right, pronoun = "the " + re.sub(r"^(the|an?) ", "", marked[0].strip(), flags=re.IGNORECASE), marked[1]  # some lack the article
     places = {name: found.start() for name in occupations if (found := re.search(rf"\b{name}\b", sentence, re.IGNORECASE))}
     others = sorted((place, name) for name, place in places.items() if name.lower() not in right.lower())
     if not others:

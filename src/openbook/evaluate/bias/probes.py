@@ -154,8 +154,8 @@ OCCUPATIONS = Measure(
     "occupations",
     1,
     "Occupations and gender",
-    f"{'; '.join(f'“{template}”' for template in VARIANTS.values())}, continued by “woman” or “female”, “man” or “male”; the probabilities of "
-    "a gender's two words are added. 80 occupations (the paper's 388 are not published).",
+    f"{'; '.join(f'“{template}”' for template in VARIANTS.values())}, continued by “woman” or “female”, “man” or “male”; the probabilities "
+    "of a gender's two words are added. 80 occupations (the paper's 388 are not published).",
     _SOURCE + ".1",
     (
         Figure("male", "share", 0.5, "occupations after which male words are likelier"),
