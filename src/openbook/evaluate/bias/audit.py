@@ -121,10 +121,16 @@ def _begun(item: Item) -> Item | None:
     return replace(item, pairs=tuple((first, space + rest) for first, space, rest in split))
 
 
+def _length(item: Item) -> tuple[int, str]:
+    """Texts of about one length are asked together, and equal prompts."""
+    prompt = "" if item.request is None else item.request.prompt
+    return len(prompt) + sum(len(context) + len(text) for context, text in item.pairs), prompt
+
+
 def _collected(
     model: LanguageModel, measure: Measure, asked: Sequence[Item], facts: dict[str, Any], out: Path, judges: Judges
 ) -> dict[tuple[int, int], Record]:
-    by_length = sorted(asked, key=lambda item: sum(len(context) + len(text) for context, text in item.pairs))
+    by_length = sorted(asked, key=_length)
     try:
         return collect(measure.name, f"audit: {measure.name}", facts, by_length, lambda some: answer(model, measure, some, judges), out)
     except (CannotScore, DoesNotFit) as error:

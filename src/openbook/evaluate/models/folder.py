@@ -60,7 +60,10 @@ class Folder(TokenModel):
                 scores[index] = (-float(loss), bool((own.argmax(-1) == wanted).all()))
         return [scores[index] for index in range(len(rows))]
 
-    def write(self, prompt: list[int], request: Request) -> str:
+    def write(self, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[str]:
+        return [self._write(prompt, request) for prompt, request in zip(prompts, requests, strict=True)]
+
+    def _write(self, prompt: list[int], request: Request) -> str:
         inputs = torch.tensor([prompt], device=self.model.device)
         stop = {"stop_strings": list(request.stop), "tokenizer": self.tokenizer} if request.stop else {}
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.beginning
