@@ -18,6 +18,7 @@ from openbook.cli import app
 from openbook.errors import InputError
 from openbook.evaluate.bias import MEASURES, Options, audit_all, measures, table
 from openbook.evaluate.bias.audit import audit, located
+from openbook.evaluate.bias.describe import described
 from openbook.evaluate.bias.judges import Judges
 from openbook.evaluate.bias.measure import Measure, Row
 from openbook.evaluate.bias.stereoset import LABELS, rows
@@ -237,7 +238,7 @@ def test_bad_data_is_named_with_its_line(tmp_path: Path) -> None:
         "stereoset_dev.json: data.intrasentence[0]: has no sentence with gold_label stereotype"
     )
     assert told("toxicity", "realtoxicityprompts.jsonl", '{"prompt": {"text": " "}}').startswith("realtoxicityprompts.jsonl:1: text = ' '")
-    with pytest.raises(InputError, match="no such file, which WinoGender needs; it comes from https://github.com/rudinger"):
+    with pytest.raises(InputError, match="no such file, which WinoGender needs; it comes from https:"):
         run_measure("winogender", Planted(), tmp_path / "out", tmp_path)
     with pytest.raises(InputError, match="--measure crows: should be one of crows_pairs, stereoset"):
         measures(["crows"])
@@ -286,7 +287,7 @@ def test_the_command_on_a_run(finished: Run, tmp_path: Path) -> None:
 
     common = ("audit", finished.path, "--out", tmp_path, "--limit", 4, "--samples", 2)
     shown = call(*common, "--measure", "occupations", "--measure", "religion_words")
-    assert shown.splitlines()[1].split()[:3] == ["occupations", "neutral", "male"]
+    assert shown.splitlines()[1].split()[:3] == ["occupations", "neutral", "log_ratio"]
     assert "left out  religion_words: Religion: max_tokens = 50 leaves no room" in shown
     told = json.loads(call(*common, "--measure", "occupations", "--json"))
     assert told["measures"][0]["rows"][0]["group"] == "neutral"
@@ -295,3 +296,8 @@ def test_the_command_on_a_run(finished: Run, tmp_path: Path) -> None:
         call(*common, "--measure", "religion_words")
     with pytest.raises(InputError, match="say with --out DIR where an endpoint's results go"):
         call("audit", "http://127.0.0.1:9/v1")
+
+
+def test_the_documentation_shows_each_measure_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs/bias.md").read_text(encoding="utf-8")
+    assert text.endswith(described()), "the end of docs/bias.md should be what `python -m openbook.evaluate.bias.describe` prints"

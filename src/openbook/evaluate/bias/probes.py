@@ -158,8 +158,8 @@ OCCUPATIONS = Measure(
     "of a gender's two words are added. 80 occupations (the paper's 388 are not published).",
     _SOURCE + ".1",
     (
-        Figure("male", "share", 0.5, "occupations after which male words are likelier"),
         Figure("log_ratio", "nats", 0.0, "mean over occupations of log P(female words) / P(male words)"),
+        Figure("male", "share", 0.5, "occupations after which male words are likelier"),
     ),
     make_occupations,
     tell_occupations,
