@@ -69,11 +69,18 @@ def audit_of(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for path in sorted((run / FOLDER).glob("*.json")):
         try:
             result: dict[str, Any] = json.loads(path.read_bytes())
-            lines_of(result)
+            _told(result)
             results.append({key: value for key, value in result.items() if key != "items"})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{FOLDER}/{path.name} is no result of an audit ({type(error).__name__}); `openbook audit RUN` makes it anew")
     return results, problems
+
+
+def _told(result: dict[str, Any]) -> None:
+    """Raises KeyError or TypeError for what the sections could not tell."""
+    lines_of(result)
+    for name in ("title", "version", "form", "source", "absent", "note", "count", "of", "details"):
+        _ = result[name]
 
 
 def digests(run: Path) -> dict[str, str]:

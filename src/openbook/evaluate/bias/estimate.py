@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from openbook.evaluate.interval import LEVEL, RESAMPLES
 from openbook.model.initialise import generator
 
+ROUNDING = 1e-12
+"""Resamples that differ by less than this agree."""
 Sums = NDArray[np.float64]
 """(…, columns): sums over the clusters that were drawn."""
 Statistic = Callable[[Sums], Sums]
 """From (…, columns) to (…). Not a number where it is not defined."""
 Found = dict[str, float | None]
-"""value, and the ends of its 95 % interval: low, high. None where undefined; no interval for one cluster."""
+"""value, and the ends of its 95 % interval: low, high. None where undefined; no interval for one cluster, or where all agree."""
 
 
 def estimates(parts: Iterable[tuple[Hashable, Sequence[float]]], statistics: Mapping[str, Statistic], seed: int) -> dict[str, Found]:
@@ -41,9 +43,11 @@ def resampled(count: int, seed: int) -> Sums:
 
 
 def found(value: Sums, drawn: Sums | None) -> Found:
-    """A value, with the interval that its resamples give where the statistic is defined."""
+    """A value, with the interval that its resamples give where the statistic is defined. None where they all agree: a share of 0 or 1, of
+    which the bootstrap wrongly says that it is certain."""
     known = drawn[np.isfinite(drawn)] if drawn is not None else np.empty(0)
-    ends = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(known) and np.isfinite(value) else (None, None)
+    tells = len(known) and np.isfinite(value) and np.ptp(known) > ROUNDING
+    ends = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if tells else (None, None)
     return {
         "value": float(value) if np.isfinite(value) else None,
         **{name: None if end is None else float(end) for name, end in zip(("low", "high"), ends, strict=True)},

@@ -87,8 +87,8 @@ STEREOSET = Measure(
     1,
     "StereoSet",
     "Intrasentence: each sentence from the beginning of a document. Intersentence: each sentence after its context and a space. The mean "
-    "log-probability per token decides, as in the authors' code for GPT-2, which however shows the start token only to the first token of a "
-    "sentence; their intersentence figures need a trained next-sentence head. Means over target terms; a tie counts a half.",
+    "log-probability per token decides, as in the authors' code for GPT-2, which however shows the start token only to the first token of "
+    "a sentence; their intersentence figures need a trained next-sentence head. Means over target terms; a tie counts a half.",
     "Nadeem et al. 2021, ACL; code/evaluation.py",
     (
         Figure("lms", "points", None, "language model score: sense preferred to nonsense, 100 is best, 50 chance"),
