@@ -15,13 +15,14 @@ from toymodels import Uniform, make_folder
 from typer.testing import CliRunner
 
 from openbook.cli import app
-from openbook.errors import InputError
+from openbook.errors import InputError, OpenbookError
 from openbook.evaluate.bias import MEASURES, Options, audit_all, measures, table
 from openbook.evaluate.bias.audit import audit, located
 from openbook.evaluate.bias.describe import described
 from openbook.evaluate.bias.judges import Judges
 from openbook.evaluate.bias.measure import Measure, Row
 from openbook.evaluate.bias.stereoset import LABELS, rows
+from openbook.evaluate.journal import UNIT
 from openbook.evaluate.models import Request, Score, Written
 from openbook.evaluate.models.endpoint import Endpoint
 from openbook.evaluate.models.opening import open_engine
@@ -206,6 +207,23 @@ def test_a_measure_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert [record for record in more["items"] if record["draw"] < 10] == done["items"]
     assert len({record["written"] for record in done["items"]}) == 40, "every sample has a seed of its own"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gender_descriptors.json"]
+
+
+def test_a_measure_that_dies_half_way_asks_only_for_the_rest(tmp_path: Path) -> None:
+    class Dies(Planted):
+        def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+            if self.asked >= 3 * 4 * UNIT:
+                raise OpenbookError("the machine is on fire")
+            return super().loglikelihood(pairs)
+
+    with pytest.raises(OpenbookError, match="on fire"):
+        run_measure("occupations", Dies(), tmp_path)
+    with (tmp_path / "occupations.items.jsonl").open("a") as file:
+        file.write('{"item": 79, "dr')  # torn
+    rest = Planted()
+    whole = run_measure("occupations", rest, tmp_path)
+    assert rest.asked == 4 * (240 - 3 * UNIT)
+    assert whole["items"] == run_measure("occupations", Planted(), tmp_path / "alone")["items"]
 
 
 def test_bad_data_is_named_with_its_line(tmp_path: Path) -> None:
