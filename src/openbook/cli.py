@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_audit import audit
 from openbook.cli_corpus import corpus
 from openbook.cli_evaluate import data, evaluate
 from openbook.cli_import import import_command
@@ -37,6 +38,7 @@ app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what i
 app.command("import")(import_command)
 app.command()(evaluate)
 app.command()(data)
+app.command()(audit)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)

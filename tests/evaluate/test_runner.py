@@ -15,8 +15,9 @@ from toymodels import Uniform, make_folder
 
 from openbook.errors import InputError, OpenbookError
 from openbook.evaluate.generated import COUNT
+from openbook.evaluate.journal import UNIT
 from openbook.evaluate.models import Score, open_model
-from openbook.evaluate.runner import UNIT, Settings, evaluate
+from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.suite import evaluate_all, table
 from openbook.evaluate.task import Task, load_task, task_named
 from openbook.files import sha256_file

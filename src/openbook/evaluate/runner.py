@@ -1,34 +1,25 @@
-"""A task's questions put to a model, a unit at a time: what is answered is on disk, and is never asked again.
-
-While a task is at work its records are appended to NAME.items.jsonl, a line an item, after a first line that says what they are a
-function of. A process that dies leaves whole lines and perhaps one torn one. When all are there, NAME.json takes their place.
-"""
+"""A task's questions put to a model, and what they come to: NAME.json, with every item's record in it."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TextIO
+from typing import Any
 
 from openbook.errors import InputError
 from openbook.evaluate.answers import extracted
 from openbook.evaluate.data import examples_of, items_of
+from openbook.evaluate.journal import collect, finish
 from openbook.evaluate.metrics import Record, chance, choice_scores, credit, probabilities, summarise, written_scores
 from openbook.evaluate.models import CannotScore, LanguageModel, Request, Score
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.task import Task
-from openbook.files import canonical_json, make_folder, write_json
+from openbook.files import write_json
 from openbook.model.initialise import generator
-from openbook.progress import track
-
-UNIT = 32
-"""Questions asked together: what a crash can cost."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +54,12 @@ def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, o
     order = generator(settings.seed, "items", task.name).permutation(len(items.items))[: settings.limit]
     wanted = [(draw, int(index)) for draw in range(settings.draws) for index in sorted(order)]
     asked = [questions.question(index, draw) for draw, index in wanted]  # all of them first: a bad item stops nothing half-way
-    done = _collect(model, task, asked, facts, out)
-    records = [done[question.draw, question.item] for question in asked]
+    asked.sort(key=lambda question: sum(map(len, question.pairs[0])))  # batches of questions of about one length
+    done = collect(task.name, f"evaluate: {task.name}", facts, asked, lambda some: answer(model, task, some), out)
+    records = [done[draw, index + 1] for draw, index in wanted]
     result = {**facts, "title": task.title, "kind": task.kind, "metric": task.metric, **_figures(task, records, settings)}
     write_json(out / f"{task.name}.json", {**result, "items": records})
-    (out / f"{task.name}.items.jsonl").unlink(missing_ok=True)
+    finish(task.name, out)
     return {**result, "items": records}
 
 
@@ -90,51 +82,6 @@ def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> di
     values = [summarise(task, some, settings.seed)[task.metric]["value"] for some in by_draw]
     known = [value for value in values if value is not None]
     return {"values": values, "mean": fmean(known), "deviation": stdev(known)}
-
-
-def _collect(
-    model: LanguageModel, task: Task, asked: Sequence[Question], facts: dict[str, Any], out: Path
-) -> dict[tuple[int, int], Record]:
-    """Records by (draw, item): those on disk that the same facts made, and, by the model, those that are missing."""
-    done = _finished(out, task.name, facts)
-    missing = [question for question in asked if (question.draw, question.item) not in done]
-    missing.sort(key=lambda question: sum(map(len, question.pairs[0])))  # batches of questions of about one length
-    with _journal(out, task.name, facts, done) as journal, track(f"evaluate: {task.name}", len(asked)) as bar:
-        for start in range(0, len(missing), UNIT):
-            bar.update(len(asked) - len(missing) + start)
-            for record in answer(model, task, missing[start : start + UNIT]):
-                done[record["draw"], record["item"]] = record
-                journal.write(canonical_json(record) + "\n")
-            journal.flush()
-    return done
-
-
-def _finished(out: Path, name: str, facts: dict[str, Any]) -> dict[tuple[int, int], Record]:
-    """What an earlier call left: of a whole result, of one at work, or of both where a crash came between."""
-    records: list[Record] = []
-    try:
-        whole = json.loads((out / f"{name}.json").read_bytes())
-        if all(whole.get(key) == value for key, value in facts.items()):
-            records += whole["items"]
-    except (FileNotFoundError, ValueError):
-        pass
-    journal = out / f"{name}.items.jsonl"
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []  # what follows the last line end is torn
-    if lines and json.loads(lines[0]) == facts:
-        records += [json.loads(line) for line in lines[1:]]
-    return {(record["draw"], record["item"]): record for record in records}
-
-
-@contextmanager
-def _journal(out: Path, name: str, facts: dict[str, Any], done: dict[tuple[int, int], Record]) -> Iterator[TextIO]:
-    """The file to append to, begun anew with what is known: a torn line, or other facts' records, do not stay."""
-    make_folder(out)
-    path = out / f"{name}.items.jsonl"
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(canonical_json(part) + "\n" for part in (facts, *done.values())), encoding="utf-8")
-    aside.replace(path)
-    with path.open("a", encoding="utf-8") as file:
-        yield file
 
 
 def answer(model: LanguageModel, task: Task, questions: Sequence[Question]) -> list[Record]:

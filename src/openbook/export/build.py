@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from openbook.audited import digests
 from openbook.errors import InputError
 from openbook.export.card import card, imported_card
+from openbook.export.card_bias import bias
 from openbook.files import write_json, write_text, written_aside
 from openbook.logbook import Account, readable
 from openbook.model.config import TransformerConfig
@@ -31,7 +33,7 @@ def build(run: Run) -> Outcome:
     events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
     told = Account(events, records, run.recipe.energy)
     name = _architecture(load_config(weights))
-    write_text(weights / "README.md", card(run.recipe, records, told, stock=name is not None))
+    write_text(weights / "README.md", card(run.recipe, records, told, bias(run.path), stock=name is not None))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = sum(run.verified("train", name).stat().st_size for name in run.weights())
     return Outcome([f"weights/{name}" for name in names], {"architecture": name or "openbook's own", "bytes": size, "folder": "weights"})
@@ -67,7 +69,7 @@ def tokenizer_config(end: str, context: int) -> dict[str, Any]:
 
 def parameters(run: Run) -> Any:
     """What the card says that is not in the artifacts it reads."""
-    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json")]
+    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json"), digests(run.path)]
 
 
 STAGE = Stage("export", 2, ("corpus", "tokenize", "train", "evaluate"), parameters, build)

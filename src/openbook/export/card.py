@@ -21,9 +21,9 @@ _USE = [
 ]
 
 
-def card(recipe: Recipe, records: Mapping[str, Any], account: Account, stock: bool = True) -> str:
-    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate. `stock`:
-    whether transformers has this architecture."""
+def card(recipe: Recipe, records: Mapping[str, Any], account: Account, bias: Sequence[str] = (), stock: bool = True) -> str:
+    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate; `bias` the
+    lines of that section; `stock`: whether transformers has this architecture."""
     train, corpus = records["train"]["summary"], records["corpus"]["summary"]["components"]
     text_bytes = sum(part["train"]["bytes"] for part in corpus.values())
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [openbook]", "---", "", f"# {recipe.name}", ""]
@@ -35,7 +35,7 @@ def card(recipe: Recipe, records: Mapping[str, Any], account: Account, stock: bo
         "",
         *(_USE if stock else ["No other tool has this architecture: openbook generates with it, and serves it.", ""]),
     ]
-    lines += _scores(records["evaluate"]["summary"]) + _data(corpus) + _history(account) + _cost(records, account) + _limits()
+    lines += [*_scores(records["evaluate"]["summary"]), *bias, *_data(corpus), *_history(account), *_cost(records, account), *_limits()]
     return "\n".join(lines)
 
 

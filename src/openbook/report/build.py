@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from openbook import words
+from openbook.audited import digests
 from openbook.files import sha256_file, write_text
 from openbook.logbook import Account, attempts, check, readable
 from openbook.logbook.bill import without_report
 from openbook.page import fill, style
 from openbook.report import sections
+from openbook.report.bias import bias
 from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
 from openbook.run import Outcome, Run, Stage
 
@@ -56,6 +58,7 @@ def collect(run: Run) -> dict[str, Any]:
         "corpus": sections.went_in(run.recipe, summaries["corpus"], summaries["tokenize"]),
         "scores": sections.scored(scores, components),
         "samples": sections.spoken(samples),
+        "bias": bias(run.path),
         "problems": {"scores": scores_problem, "samples": samples_problem},
         "cost": sections.cost_rows(account.costs),
         "rates": sections.rates(summaries["train"], past),
@@ -126,8 +129,8 @@ def _text(path: Path) -> str:
 
 
 def parameters(run: Run) -> Any:
-    """The page prints the whole recipe."""
-    return run.manifest["recipe"].get("sha256")
+    """The page prints the whole recipe, and the audit."""
+    return [run.manifest["recipe"].get("sha256"), digests(run.path)]
 
 
 STAGE = Stage("report", 1, STAGES, parameters, build)

@@ -109,6 +109,7 @@ class Endpoint:
 
     def _write(self, request: Request) -> Written:
         stop = {"stop": list(request.stop[:4])} if request.stop else {}
-        text = str(self._complete({"prompt": request.prompt, "max_tokens": request.max_tokens, **stop})["text"])
+        drawn = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed} if request.temperature else {}
+        text = str(self._complete({"prompt": request.prompt, "max_tokens": request.max_tokens, **drawn, **stop})["text"])
         ends = [text.index(string) for string in request.stop if string in text]  # the API takes four stop strings, a task may have more
         return Written(text[: min(ends)] if ends else text)

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.evaluate.models.interface import Request
+from openbook.evaluate.models.together import write_together
 from openbook.evaluate.models.tokens import Row, TokenModel
-from openbook.model.detokenize import Decoder
-from openbook.model.generate import Sampling, generate
 from openbook.model.score import LOGITS_AT_ONCE
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Cache, Transformer
@@ -101,14 +100,16 @@ class Engine(TokenModel):
         greedy = torch.cat(likeliest).cpu().split(lengths)
         return [(-float(loss.sum()), bool(right.all())) for loss, right in zip(by_row, greedy, strict=True)]
 
-    def write(self, prompt: list[int], request: Request) -> str:
-        decoder = Decoder(request.stop)
-        text = ""
-        for token in generate(self.model, prompt, Sampling(request.max_tokens, temperature=0.0), self.tokenizer.end_of_document):
-            text += decoder.push(self.tokenizer.token_bytes(token.id))
-            if decoder.stopped:
-                return text
-        return text + decoder.finish()
+    def write(self, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[str]:
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+            alike[len(prompt), request.max_tokens].append(index)
+        written: dict[int, str] = {}
+        for indices in alike.values():
+            for part in _pieces(indices, self.batch):
+                texts = write_together(self.model, self.tokenizer, [prompts[i] for i in part], [requests[i] for i in part])
+                written.update(zip(part, texts, strict=True))
+        return [written[index] for index in range(len(requests))]
 
 
 def _fork(model: Transformer, cache: Cache, sources: list[int], room: int) -> Cache:

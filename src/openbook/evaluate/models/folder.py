@@ -60,18 +60,24 @@ class Folder(TokenModel):
                 scores[index] = (-float(loss), bool((own.argmax(-1) == wanted).all()))
         return [scores[index] for index in range(len(rows))]
 
-    def write(self, prompt: list[int], request: Request) -> str:
+    def write(self, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[str]:
+        return [self._write(prompt, request) for prompt, request in zip(prompts, requests, strict=True)]
+
+    def _write(self, prompt: list[int], request: Request) -> str:
         inputs = torch.tensor([prompt], device=self.model.device)
         stop = {"stop_strings": list(request.stop), "tokenizer": self.tokenizer} if request.stop else {}
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.beginning
-        output = self.model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=request.max_tokens,
-            do_sample=False,
-            pad_token_id=padding,
-            **stop,
-        )
+        drawn = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0} if request.temperature else {}
+        with torch.random.fork_rng():  # transformers draws from the global generator
+            torch.manual_seed(request.seed)
+            output = self.model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=request.max_tokens,
+                pad_token_id=padding,
+                **(drawn or {"do_sample": False}),
+                **stop,
+            )
         text = str(self.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))
         ends = [text.index(string) for string in request.stop if string in text]
         return text[: min(ends)] if ends else text

@@ -13,6 +13,10 @@ class CannotScore(InputError):
     """The model can continue texts, but does not tell their probability."""
 
 
+class DoesNotFit(InputError):
+    """The model's window is too short for what is asked."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The log-probability (nats) of a text, and whether each of its tokens was the likeliest one.
@@ -29,11 +33,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, greedily, until a stop string, the end of the document, or max_tokens."""
+    """A text to continue until a stop string, the end of the document, or max_tokens.
+
+    Temperature 0 takes the likeliest token each time. Otherwise tokens are drawn, from the nucleus top_p, by the seed.
+    """
 
     prompt: str
     stop: tuple[str, ...]
     max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

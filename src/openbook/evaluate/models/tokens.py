@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openbook.errors import InputError
-from openbook.evaluate.models.interface import Request, Score, Written
+from openbook.evaluate.models.interface import DoesNotFit, Request, Score, Written
 from openbook.model.score import windows
 
 
@@ -44,8 +44,8 @@ class TokenModel(ABC):
         """Of each row the log-probability of its continuation in nats, and whether it is the greedy one."""
 
     @abstractmethod
-    def write(self, prompt: list[int], request: Request) -> str:
-        """The greedy continuation of ids that leave room in the window, without the stop string."""
+    def write(self, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[str]:
+        """The continuations of ids that leave room in the window, without the stop strings."""
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         known: dict[str, list[int]] = {}
@@ -67,7 +67,7 @@ class TokenModel(ABC):
         if not scored:
             raise InputError(f"the continuation {continuation!r} of {context[-40:]!r} has no token to score; it should add some text")
         if len(scored) > self.window:
-            raise InputError(f"the continuation {continuation[:40]!r}… has {len(scored)} tokens; the model's window is {self.window}")
+            raise DoesNotFit(f"the continuation {continuation[:40]!r}… has {len(scored)} tokens; the model's window is {self.window}")
         dropped = max(0, len(before) + len(scored) - self.window - 1)
         return Row(tuple(before[dropped:]), tuple(scored)), dropped
 
@@ -92,11 +92,12 @@ class TokenModel(ABC):
         ]
 
     def generate_until(self, requests: Sequence[Request]) -> list[Written]:
-        written = []
+        prompts, dropped = [], []
         for request in requests:
             room = self.window - request.max_tokens
             if room < 1:
-                raise InputError(f"max_tokens = {request.max_tokens} leaves no room for a prompt in the model's window of {self.window}")
+                raise DoesNotFit(f"max_tokens = {request.max_tokens} leaves no room for a prompt in the model's window of {self.window}")
             ids = self.encode(request.prompt) or [self.beginning]
-            written.append(Written(self.write(ids[-room:], request), max(0, len(ids) - room)))
-        return written
+            prompts.append(ids[-room:])
+            dropped.append(max(0, len(ids) - room))
+        return [Written(text, cut) for text, cut in zip(self.write(prompts, requests), dropped, strict=True)]
