@@ -16,9 +16,11 @@ from openbook.model.initialise import initialise
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
-from openbook.serve.app import create_app
+from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.engine import Engine
 from openbook.serve.local import load
+from openbook.serve.protocol import PatientProtocol
+from openbook.serve.served import describe
 from openbook.serve.server import listen, url_of
 from openbook.tokens.vocabulary import learn
 
@@ -52,6 +54,7 @@ class Served:
     engine: Engine
     model: Transformer
     tokenizer: Tokenizer
+    desk: Desk
 
     @property
     def client(self) -> openai.OpenAI:
@@ -59,7 +62,14 @@ class Served:
 
 
 @contextmanager
-def running(weights: Path, slots: int = 8, queue: int = 256, slow: Callable[[], object] | None = None) -> Iterator[Served]:
+def running(
+    weights: Path,
+    slots: int = 8,
+    queue: int = 256,
+    slow: Callable[[], object] | None = None,
+    limits: Limits | None = None,
+    data: Path | None = None,
+) -> Iterator[Served]:
     """`slow` is called before each forward pass of the engine's model."""
     model, tokenizer = load(weights)
 
@@ -70,11 +80,13 @@ def running(weights: Path, slots: int = 8, queue: int = 256, slow: Callable[[], 
     model.register_forward_pre_hook(before)
     engine = Engine(model, slots, queue)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine, tokenizer, NAME), log_level="error"))
+    desk = Desk({NAME: describe(NAME, weights, engine, tokenizer)}, limits or Limits())
+    config = uvicorn.Config(create_app(desk, data), http=PatientProtocol, ws="none", log_level="error")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(url_of(listener), engine, *load(weights))
+        yield Served(url_of(listener), engine, *load(weights), desk)
     finally:
         server.should_exit = True
         engine.close()
