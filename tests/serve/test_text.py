@@ -222,9 +222,7 @@ def gathered(events: list[Said | Called | Argued]) -> list[str]:
 @given(st.data())
 def test_calls_are_found_however_the_text_is_cut(data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.sampled_from([CALL_F, CALL_G]), max_size=3))
-    said = data.draw(
-        st.text(alphabet="<tol_ca>{} \nx", max_size=12).filter(lambda text: text == text.rstrip("\n") and text.strip() == text)
-    )
+    said = data.draw(st.text(alphabet="<tol_ca>{} \nx", max_size=12)).replace("<tool_call>", "").strip()
     text = "\n".join([*([said] if said else []), *pieces])
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     reader, events = CallReader(), []
@@ -233,6 +231,15 @@ def test_calls_are_found_however_the_text_is_cut(data: st.DataObject) -> None:
     events += reader.finish()
     calls = ['f({"a": "}\\n</tool_call>"}' if piece is CALL_F else "g({}" for piece in pieces]
     assert gathered(events) == [*([said] if said else []), *calls]
+
+
+def test_a_tag_inside_of_json_is_text() -> None:
+    reader = CallReader(after_text=False)
+    content = '{"a": "<tool_call>"}'
+    assert gathered([event for character in content for event in reader.push(character)] + reader.finish()) == [content]
+    calling = CallReader(after_text=False)
+    events = [event for character in f"{CALL_G}\n{CALL_G}" for event in calling.push(character)]
+    assert gathered(events + calling.finish()) == ["g({}", "g({}"]
 
 
 def test_a_call_that_is_cut_keeps_what_it_has() -> None:
