@@ -297,9 +297,14 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder that keeps files and batches; without one there are none.")] = None,
+    origin: Annotated[list[str] | None, typer.Option(help="An origin whose web pages may use the server, as https://example.com.")] = None,
+    log: Annotated[str | None, typer.Option(help="A file that gets a line of JSON for each request; - is the standard output.")] = None,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Put the requests' text into the log.")] = False,
     as_json: Json = False,
 ) -> None:
     """Serve the weights through an OpenAI-compatible API."""
+    from openbook.serve import Options
     from openbook.serve import serve as serve_forever
 
     name = run.resolve().name
@@ -312,7 +317,7 @@ def serve(
             as_json,
         )
 
-    serve_forever(weights_of(run), name, host, port, threads, ready)
+    serve_forever(weights_of(run), name, Options(host, port, threads, data, tuple(origin or ()), log, log_text), ready)
 
 
 def weights_of(path: Path) -> Path:

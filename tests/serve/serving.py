@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +13,16 @@ import openai
 import torch
 import uvicorn
 
+from openbook.model.exchange import save_weights
 from openbook.model.initialise import initialise
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
-from openbook.serve.app import create_app
+from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.engine import Engine
 from openbook.serve.local import load
+from openbook.serve.protocol import PatientProtocol
+from openbook.serve.served import describe
 from openbook.serve.server import listen, url_of
 from openbook.tokens.vocabulary import learn
 
@@ -44,6 +48,31 @@ def random_model(vocab_size: int, context: int = CONTEXT, width: int = 32) -> Tr
     return model.eval()
 
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+Functions: {{ tools | tojson }}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' and message.content == 'complain' %}{{ raise_exception('no complaints') }}{% endif -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def save_chatty(folder: Path) -> None:
+    """Weights whose tokenizer has a chat's and fill-in-the-middle's special tokens, with a chat template."""
+    ranks = tokenizer_of(300).ranks
+    tokenizer = Tokenizer(ranks, {spelling: len(ranks) + index for index, spelling in enumerate(SPECIAL)})
+    tokenizer.save(folder / "tokenizer.json")
+    config = {"chat_template": TEMPLATE, "eos_token": "<|im_end|>", "bos_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    save_weights(random_model(tokenizer.vocab_size, context=1024), folder, tokenizer.end_of_document)
+
+
 @dataclass
 class Served:
     """A running server, and what its answers are compared with."""
@@ -52,6 +81,7 @@ class Served:
     engine: Engine
     model: Transformer
     tokenizer: Tokenizer
+    desk: Desk
 
     @property
     def client(self) -> openai.OpenAI:
@@ -59,7 +89,14 @@ class Served:
 
 
 @contextmanager
-def running(weights: Path, slots: int = 8, queue: int = 256, slow: Callable[[], object] | None = None) -> Iterator[Served]:
+def running(
+    weights: Path,
+    slots: int = 8,
+    queue: int = 256,
+    slow: Callable[[], object] | None = None,
+    limits: Limits | None = None,
+    data: Path | None = None,
+) -> Iterator[Served]:
     """`slow` is called before each forward pass of the engine's model."""
     model, tokenizer = load(weights)
 
@@ -70,11 +107,13 @@ def running(weights: Path, slots: int = 8, queue: int = 256, slow: Callable[[], 
     model.register_forward_pre_hook(before)
     engine = Engine(model, slots, queue)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine, tokenizer, NAME), log_level="error"))
+    desk = Desk({NAME: describe(NAME, weights, engine, tokenizer)}, limits or Limits())
+    config = uvicorn.Config(create_app(desk, data), http=PatientProtocol, ws="none", log_level="error")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(url_of(listener), engine, *load(weights))
+        yield Served(url_of(listener), engine, *load(weights), desk)
     finally:
         server.should_exit = True
         engine.close()

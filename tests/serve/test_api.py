@@ -15,7 +15,7 @@ from openai.types.completion_choice import CompletionChoice
 
 from openbook.model.detokenize import Decoder
 from openbook.model.generate import Sampling, generate, score
-from openbook.serve.app import LARGEST_BODY
+from openbook.serve.api import Limits
 from openbook.serve.local import complete
 from serve.serving import CONTEXT, NAME, Served, running
 
@@ -236,7 +236,7 @@ def test_another_model_is_refused(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"temperature": 2.5}, {"n": 0}, {"suffix": "}"}, {"best_of": 3}, {"logit_bias": {"5": 1}}, {"max_tokens": 0}]
+    "values", [{"temperature": 2.5}, {"n": 0}, {"suffix": "}"}, {"best_of": 129}, {"logit_bias": {"300": 1}}, {"max_tokens": 0}]
 )
 def test_refusals_name_the_parameter(served: Served, values: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -261,20 +261,17 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("POST", "/v1/chat/completions", 404),
+        ("POST", "/v1/edits", 404),
         ("POST", "/completions", 404),
-        ("GET", "/docs", 404),
         ("GET", "/v1/completions", 405),
         ("DELETE", "/v1/models/tiny", 405),
         ("OPTIONS", "/v1/completions", 405),
     ],
 )
 def test_paths_and_methods_that_are_not_there(served: Served, method: str, path: str, status: int) -> None:
-    headers = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
-    response = httpx.request(method, served.url + path, headers=headers)
+    response = httpx.request(method, served.url + path)
     assert response.status_code == status
-    assert "POST /v1/completions" in error_of(response)["message"]
-    assert not [name for name in response.headers if name.lower().startswith("access-control")]
+    assert "/v1/completions" in error_of(response)["message"]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +293,7 @@ def test_a_body_without_the_json_content_type_is_read_as_json(served: Served) ->
 def test_a_body_too_large(served: Served) -> None:
     """Larger than what sockets buffer: the client must hear the answer although it has not sent all."""
     with pytest.raises(openai.APIStatusError) as caught:
-        ask(served, "a" * (6 * LARGEST_BODY))
+        ask(served, "a" * (6 * Limits().body))
     assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,15 +19,16 @@ import pytest
 
 from openbook.errors import InputError
 from openbook.serve.local import complete, load
-from openbook.serve.server import listen, serve, url_of
+from openbook.serve.server import Options, listen, serve, url_of
 from serve.serving import running, tokenizer_of
 
 PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from openbook.serve import serve
-serve(Path(sys.argv[1]), "tiny", "127.0.0.1", 0, 1, lambda url: print(url, torch.get_num_threads(), flush=True))
+from openbook.serve import Options, serve
+options = Options(port=0, threads=1, log=sys.argv[1] + "/access.log")
+serve(Path(sys.argv[1]), "tiny", options, lambda url: print(url, torch.get_num_threads(), flush=True))
 """
 SLOW_PROGRAM = """
 import time
@@ -63,6 +65,8 @@ def test_it_answers_once_it_says_so_and_ctrl_c_ends_it_in_good_order(weights: Pa
         assert seen[-1].choices[0].finish_reason == "length", "an answer under way is finished"
         _, errors = server.communicate(timeout=20)
         assert (server.returncode, errors.strip()) == (0, "stopped")
+        logged = [json.loads(line) for line in (weights / "access.log").read_text().splitlines()]
+        assert [line["completion_tokens"] for line in logged][-2:] == [2, 60]
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
 
@@ -83,7 +87,7 @@ def test_a_port_in_use_is_one_line_before_the_weights_are_read(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=rf"^port {port} on 127\.0\.0\.1 is in use.*--port") as caught:
-            serve(tmp_path / "nothing", "tiny", "127.0.0.1", port, None, print)
+            serve(tmp_path / "nothing", "tiny", Options(port=port), print)
     assert "\n" not in str(caught.value)
 
 
@@ -104,7 +108,7 @@ def test_weights_that_are_not_there_free_the_port(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(InputError, match=r"tokenizer\.json"):
-        serve(tmp_path, "tiny", "127.0.0.1", port, None, print)
+        serve(tmp_path, "tiny", Options(port=port), print)
     listen("127.0.0.1", port).close()
 
 

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from openbook.errors import OpenbookError
-from openbook.model.generate import Generation, Sampling, Token
+from openbook.model.embed import Embedding
+from openbook.model.generate import Generation, Mask, Sampling, Token
 from openbook.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to generate; with `score_prompt`, its prompt is scored as well."""
+    """One sequence to generate; with `score_prompt`, its prompt is scored as well. `mask` is the sequence's own.
+
+    With `embed`, nothing is generated: the prompt's embedding is the only event before the last.
+    """
 
     prompt: Sequence[int]
     sampling: Sampling
     end: int | None
     score_prompt: bool = False
+    mask: Mask | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    embed: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,21 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The prompt of a sequence as a vector of length 1: (width,)."""
+
+    vector: list[float]
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The last event of a sequence that ended well: "stop" or "length"."""
+    """The last event of a sequence that ended well: "stop" or "length". `cached_tokens` of the prompt did not have to be read."""
 
     reason: str
+    cached_tokens: int = 0
 
 
-Event = Scored | Token | Finished | Exception
+Event = Scored | Token | Embedded | Finished | Exception
 """What an engine tells of a sequence. An exception is its last event."""
 
 
@@ -73,6 +88,7 @@ class _Sequence:
     def __init__(self, job: Job, index: int, deliver: Callable[[int, Event], None]) -> None:
         self.job, self.index, self._deliver = job, index, deliver
         self.generation: Generation | None = None
+        self.embedding: Embedding | None = None
         self.cancelled = False
         self._owes_scores = job.score_prompt
 
@@ -87,8 +103,19 @@ class _Sequence:
     def advance(self, model: Transformer) -> tuple[Generation, Token | None]:
         """A bounded piece of work, and the token it gave, if any."""
         if self.generation is None:
-            self.generation = Generation(model, self.job.prompt, self.job.sampling, self.job.end, self.job.score_prompt)
+            job = self.job
+            self.generation = Generation(model, job.prompt, job.sampling, job.end, job.score_prompt, job.mask, job.logit_bias)
         return self.generation, self.generation.advance()
+
+    def embed(self, model: Transformer) -> None:
+        """A bounded piece of reading; after the last, the sequence is done."""
+        if self.embedding is None:
+            self.embedding = Embedding(model, self.job.prompt)
+        vector = self.embedding.advance()
+        if vector is not None:
+            self.tell(Embedded(vector))
+            self.tell(Finished("stop"))
+            self.cancelled = True
 
     def report(self, generation: Generation, token: Token | None) -> None:
         """Tells what a piece of work came to."""
@@ -176,6 +203,9 @@ class Engine:
 
     def _step(self, sequence: _Sequence) -> None:
         try:
+            if sequence.job.embed:
+                sequence.embed(self.model)
+                return
             generation, token = sequence.advance(self.model)
             self.tokens += token is not None  # before anyone hears of it, so that who has an answer finds it counted
             sequence.report(generation, token)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import socket
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +21,47 @@ GRACE = 3
 """Seconds that answers under way get to finish after Ctrl-C, before they are told that the server stops."""
 
 
-def serve(weights: Path, name: str, host: str, port: int, threads: int | None, ready: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class Options:
+    """How `openbook serve` serves. `data` keeps files and batches; `log` gets a line of JSON for each request, "-" is standard output."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    threads: int | None = None
+    """torch's; None leaves it alone."""
+    data: Path | None = None
+    origins: tuple[str, ...] = ()
+    log: str | None = None
+    log_text: bool = False
+
+
+def serve(weights: Path, name: str, options: Options, ready: Callable[[str], None]) -> None:
     """Serves a folder of weights under a name until it is interrupted; calls `ready` with the server's URL once it answers.
 
-    Port 0 takes any free port. `threads` is torch's, None leaves it alone. Raises InputError if the address cannot be listened on, which
-    is found out before the weights are read, or if the weights cannot be loaded.
+    Port 0 takes any free port. Raises InputError if the address cannot be listened on, which is found out before the weights are read, or
+    if the weights cannot be loaded.
     """
     import torch
 
-    with listen(host, port) as listener:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        model, tokenizer = load(weights)
-        _run(model, tokenizer, name, listener, ready)
+    with listen(options.host, options.port) as listener:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        if options.log is not None:
+            _log_to(options.log)
+        _run(weights, name, listener, options, ready)
+
+
+def _log_to(place: str) -> None:
+    from openbook.serve.api.gate import access
+
+    try:
+        handler = logging.StreamHandler(sys.stdout) if place == "-" else logging.FileHandler(place)
+    except OSError as error:
+        raise InputError(f"--log {place}: cannot be written: {error.strerror}") from None
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    access.propagate = False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -60,11 +91,13 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"cannot listen on port {port} of {host}: {error.strerror}; choose another with --port or --host"
 
 
-def _run(model: Any, tokenizer: Any, name: str, listener: socket.socket, ready: Callable[[str], None]) -> None:
+def _run(weights: Path, name: str, listener: socket.socket, options: Options, ready: Callable[[str], None]) -> None:
     import uvicorn
 
-    from openbook.serve.app import create_app
+    from openbook.serve.api import Desk, Limits, create_app
     from openbook.serve.engine import Engine
+    from openbook.serve.protocol import PatientProtocol
+    from openbook.serve.served import describe
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -72,15 +105,22 @@ def _run(model: Any, tokenizer: Any, name: str, listener: socket.socket, ready: 
             ready(url_of(listener))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            desk.draining = True
             asyncio.get_running_loop().call_later(GRACE, engine.close)
             await super().shutdown(sockets)
 
     address, _ = listener.getsockname()[:2]
-    if not ipaddress.ip_address(address).is_loopback:
+    local = ipaddress.ip_address(address).is_loopback
+    if not local:
         say(f"warning: whoever can reach {address} can use this server; it asks for no key")
+    model, tokenizer = load(weights)
     engine = Engine(model)
-    config = uvicorn.Config(create_app(engine, tokenizer, name), log_level="warning", access_log=False, timeout_graceful_shutdown=2 * GRACE)
     try:
+        served = describe(name, weights, engine, tokenizer)
+        desk = Desk({name: served}, Limits(origins=options.origins, local=local))
+        app = create_app(desk, options.data, options.log_text)
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        config = uvicorn.Config(app, http=PatientProtocol, ws="none", timeout_graceful_shutdown=2 * GRACE, **quiet)
         Server(config).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has shut down in good order and passes the signal on
         say("stopped")

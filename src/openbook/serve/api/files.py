@@ -1,0 +1,94 @@
+"""`/v1/files`: what clients upload for batches, and what batches give back.
+
+A file is two files of the data folder: `ID` with the bytes, `ID.json` with what the API says of it, written last. An id is made here and
+checked by its form, so that no name from outside ever becomes a path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from openbook.files import write_json
+from openbook.serve.errors import ApiError
+
+PURPOSES = ("batch", "fine-tune", "evals", "user_data")
+
+
+class Store:
+    """A folder of JSON objects under ids of one prefix, "file" or "batch"; a file's bytes lie beside its object."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.folder, self.prefix = folder, prefix
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def new_id(self) -> str:
+        return f"{self.prefix}-{uuid.uuid4().hex}"
+
+    def get(self, identifier: str) -> dict[str, Any]:
+        """Raises ApiError 404."""
+        try:
+            content: dict[str, Any] = json.loads(self.path(identifier, ".json").read_bytes())
+            return content
+        except FileNotFoundError:
+            raise self._missing(identifier) from None
+
+    def put(self, content: dict[str, Any]) -> None:
+        write_json(self.path(content["id"], ".json"), content)
+
+    def delete(self, identifier: str) -> None:
+        self.get(identifier)
+        self.path(identifier, ".json").unlink(missing_ok=True)
+        self.path(identifier).unlink(missing_ok=True)
+
+    def path(self, identifier: str, ending: str = "") -> Path:
+        """Raises ApiError 404 for what is not an id."""
+        if not re.fullmatch(rf"{self.prefix}-[0-9a-f]{{32}}", identifier):
+            raise self._missing(identifier)
+        return self.folder / (identifier + ending)
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """The newest first."""
+        found = [json.loads(path.read_bytes()) for path in self.folder.glob(f"{self.prefix}-*.json")]
+        yield from sorted(found, key=lambda content: (content["created_at"], content["id"]), reverse=True)
+
+    def page(self, limit: int, after: str | None, purpose: str | None = None) -> dict[str, Any]:
+        """A list object: at most `limit` entries behind the entry `after`."""
+        found = [content for content in self.all() if purpose is None or content.get("purpose") == purpose]
+        ids = [content["id"] for content in found]
+        if after is not None:
+            if after not in ids:
+                raise self._missing(after)
+            found = found[ids.index(after) + 1 :]
+        shown = found[:limit]
+        first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+        return {"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": len(found) > limit}
+
+    def _missing(self, identifier: str) -> ApiError:
+        return ApiError(404, f"there is no {self.prefix} {identifier[:60]!r} here", "id", f"{self.prefix}_not_found")
+
+
+class Files(Store):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "file")
+
+    def add(self, content: BinaryIO, name: str, purpose: str) -> dict[str, Any]:
+        """Stores the rest of a stream."""
+        identifier = self.new_id()
+        path, size = self.path(identifier), 0
+        with path.open("xb") as out:
+            while piece := content.read(2**20):
+                size += out.write(piece)
+        return self.describe(identifier, size, name, purpose)
+
+    def describe(self, identifier: str, size: int, name: str, purpose: str) -> dict[str, Any]:
+        """Makes a file whose bytes are in their place known."""
+        facts = {"id": identifier, "object": "file", "bytes": size, "created_at": int(time.time()), "filename": name[:255]}
+        facts |= {"purpose": purpose, "status": "processed"}
+        self.put(facts)
+        return facts
