@@ -16,7 +16,7 @@ from openbook.errors import InputError
 from openbook.model.generate import Sampling
 from openbook.model.tokenizer import Tokenizer
 from openbook.serve.choices import Choice, Part
-from openbook.serve.engine import Engine, EngineClosed, Event, Job, QueueFull, Work
+from openbook.serve.engine import Embedded, Engine, EngineClosed, Event, Job, QueueFull, Work
 from openbook.serve.errors import ApiError, failed, invalid
 from openbook.serve.wire import CompletionRequest, Prompt
 
@@ -92,6 +92,7 @@ class Completion:
                 return
             if isinstance(event, Exception):
                 raise failed(event) from event
+            assert not isinstance(event, Embedded), "no job asks for an embedding"
             choice = self._choices[index]
             if choice.done:
                 continue

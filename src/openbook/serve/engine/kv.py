@@ -114,8 +114,9 @@ class Blocks:
             self._pages[block] = Page(key, before, tuple(tokens), content.clone())
         return key
 
-    def content(self, block: int) -> Tensor:
-        return self._pages[block].content
+    def page(self, block: int) -> Page:
+        """Of a published block."""
+        return self._pages[block]
 
     def forget(self) -> None:
         """Empties the cache: what nobody holds becomes free, what is held is not found again."""

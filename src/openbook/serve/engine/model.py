@@ -1,7 +1,7 @@
-"""One step of a transformer over pieces of many sequences at once: the model's own norms, rotations and experts around packed products.
+"""One step of a transformer over pieces of many sequences at once.
 
-A piece's result does not depend on the pieces beside it: products are row by row (`openbook.serve.engine.linear`), and attention is computed
-for each piece by itself.
+A piece's result does not depend on the pieces beside it: products are row by row (`openbook.serve.engine.linear`), and attention is
+computed for each piece by itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openbook.model.attention import Attention, attend
-from openbook.model.config import TransformerConfig
+from openbook.model.attention import attend
 from openbook.model.parts import MLP, LayerNorm, Linear, RMSNorm, activated
 from openbook.model.positions import tables
 from openbook.model.transformer import Layer, Transformer
@@ -34,8 +33,9 @@ class Delta(NamedTuple):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A low-rank change of a model (Hu et al. 2021): deltas by layer and product."""
+    """A low-rank change of a model (Hu et al. 2021): deltas by layer and product. key: a hash of its content."""
 
+    key: str
     deltas: dict[tuple[int, str], list[Delta]]
 
 
@@ -84,7 +84,9 @@ class Runner:
 
     def forward(self, pieces: Sequence[Piece]) -> Tensor:
         """The final hidden states of all new tokens, piece by piece: (tokens, width); keys and values go into the rows."""
-        ids, positions, places = [], [], []
+        ids: list[int] = []
+        positions: list[int] = []
+        places: list[tuple[Piece, int, int]] = []
         for piece in pieces:
             places.append((piece, len(ids), len(ids) + len(piece.ids)))
             ids.extend(piece.ids)
@@ -119,9 +121,7 @@ class Runner:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(tokens, width) -> (tokens, vocabulary), fp32 on the CPU."""
-        count = len(hidden)
-        if count < self._least:
-            hidden = torch.cat((hidden, hidden[-1:].expand(self._least - count, -1)))
+        count, hidden = len(hidden), _padded(hidden, self._least)
         hidden = hidden if self._head_projection is None else self._head_projection(hidden)
         logits = self._head(hidden)[:count].float().cpu()
         cap = self.config.logit_softcap
@@ -130,8 +130,9 @@ class Runner:
 
 def joined(linears: Sequence[Linear], precision: Precision) -> Product:
     """Several layers of one input as one product, their outputs beside each other."""
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return product(weight, torch.cat(biases) if biases else None, precision)
 
 
@@ -167,7 +168,7 @@ class _PackedLayer:
         output = self._products[name](x)
         for adapter, at in step.adapters:
             for delta in adapter.deltas.get((self._index, name), ()):
-                change = delta.up(delta.down(_at_least_two(x[at])))
+                change = delta.up(delta.down(_padded(x[at], delta.down.least_rows)))
                 output[:, delta.start : delta.stop].index_add_(0, at, change[: len(at)])
         return output
 
@@ -213,7 +214,7 @@ class _PackedLayer:
             between = activated(mlp.activation, up, gate) if mlp.activation != "swiglu" or gate is None else F.silu(gate).mul_(up)
             return self._product("down", between, step)
         output = torch.zeros_like(x)
-        for piece, start, stop in step.pieces:  # a product over many experts groups its rows: each piece by itself, to be independent of others
+        for piece, start, stop in step.pieces:  # each by itself, because products over experts group the rows of all
             parts = [(start, stop)] if piece.together else [(index, index + 1) for index in range(start, stop)]
             for first, last in parts:
                 output[first:last] = mlp(x[None, first:last])[0]
@@ -247,5 +248,6 @@ def _scaled(x: Tensor, scale: float) -> Tensor:
     return x if scale == 1.0 else x * scale
 
 
-def _at_least_two(x: Tensor) -> Tensor:
-    return x if len(x) > 1 else torch.cat((x, x))
+def _padded(x: Tensor, least: int) -> Tensor:
+    """At least so many rows; those that are added repeat the last."""
+    return x if len(x) >= least else torch.cat((x, x[-1:].expand(least - len(x), -1)))
