@@ -191,7 +191,8 @@ def test_closing_tells_those_who_wait_and_takes_no_more(gated: tuple[Engine, Gat
 
 
 def fill(engine: Engine, gate: Gate) -> Work:
-    work = engine.submit([job(), job()], Inbox())
+    """Both slots, by prompts that differ: a second one of the same would wait for the first to be read."""
+    work = engine.submit([job(), Job([4], Sampling(5), None)], Inbox())
     gate.wait()
     return work
 

@@ -125,8 +125,8 @@ class Running:
             self.tell(Scored(self._scores))
 
     def next_piece(self, proposer: Proposer | None, most: int) -> Piece:
-        """The tokens to compute next: of the prompt, up to a block's end; or of what was drawn before it gave up its blocks, at most a block;
-        or the last one, with at most `most` proposals behind it."""
+        """The tokens to compute next: of the prompt, up to a block's end; or, of what was drawn before it gave up its blocks, at most a
+        block; or the last one, with at most `most` proposals behind it."""
         start = self.computed
         assert self.row is not None
         if self.reading:
