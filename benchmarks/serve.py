@@ -25,7 +25,7 @@ from openbook.model.sample import Sampling
 from openbook.model.transformer import Transformer
 from openbook.serve.engine import Engine, Event, Finished, Job, QueueFull, Token
 
-CONTEXT, PROMPT, NEW = 2048, 32, 32
+CONTEXT, PROMPT, NEW = 2048, 32, 64
 SHAPE = TransformerConfig(
     32000, CONTEXT, layers=12, width=768, heads=12, kv_heads=12, head_width=64, mlp_width=2048, norm_eps=1e-5, tied_head=True
 )
@@ -104,7 +104,7 @@ def of_transformers(theirs: Any, texts: list[list[int]]) -> list[list[int]]:
 
 
 def decoding(engines: dict[str, Engine], theirs: Any, rounds: int, batch: int) -> dict[str, float]:
-    """Tokens per CPU-second, prompts of 32 tokens and 32 new ones, with a new prompt in every round so that no cache helps; and in how many
+    """Tokens per CPU-second, prompts of 32 tokens and 64 new ones, with a new prompt in every round so that no cache helps; and in how many
     texts of all the engine in fp32 draws what transformers draws."""
     contenders = {name: partial(ours, engine) for name, engine in engines.items()} | {"transformers": partial(of_transformers, theirs)}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

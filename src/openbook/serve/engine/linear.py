@@ -74,12 +74,12 @@ class Int8:
         numbers, self._scale = quantised(weight)
         self._weight = torch.ops.onednn.qlinear_prepack(numbers.contiguous(), None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias, self._half = bias, torch.tensor(128.5)
+        self._bias = bias
         self.least_rows = 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(x, float("inf"), 1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)  # (rows, 1)
-        numbers = torch.addcmul(self._half, x, scale.reciprocal()).to(torch.uint8)  # rounded to the nearest, plus 128
+        scale = x.abs().amax(1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)  # (rows, 1)
+        numbers = (x * scale.reciprocal()).add_(128.5).to(torch.uint8)  # rounded to the nearest, plus 128
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             numbers, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
@@ -96,7 +96,7 @@ class Int8Product:
         self.least_rows = 32 if weight.is_cuda else 1  # cuBLAS refuses fewer than 17
 
     def __call__(self, x: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(x.float(), float("inf"), 1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)
+        scale = x.float().abs().amax(1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)
         numbers = (x / scale).round_().to(torch.int8)
         product = torch._int_mm(numbers, self._weight).float() * scale * self._scale
         return (product if self._bias is None else product + self._bias).to(x.dtype)
