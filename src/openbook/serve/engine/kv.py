@@ -146,11 +146,18 @@ class Row:
     """Keys and values of one running sequence, for at most `capacity` positions. The memory is touched as positions are written."""
 
     def __init__(self, config: TransformerConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        capacity |= 1  # with an even number, a power of two above all, the heads' positions would compete for the same lines of the caches
         shape = (config.layers, 2, config.kv_heads, capacity, config.head_width)
         self.whole = torch.empty(shape, dtype=dtype, device=device)
-        self.layers = list(self.whole.flatten(1, 2))  # (2 kv_heads, capacity, head_width) each
-        self.keys = [layer[0][None] for layer in self.whole]  # (1, kv_heads, capacity, head_width) each
-        self.values = [layer[1][None] for layer in self.whole]
+
+    def written(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Where each layer's keys and values of these positions go: (2 kv_heads, stop - start, head_width) each."""
+        return self.whole.flatten(1, 2).narrow(2, start, stop - start).unbind()
+
+    def seen(self, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Each layer's keys, and each layer's values, up to a position: (1, kv_heads, stop, head_width) each."""
+        both = self.whole.flatten(0, 1).unsqueeze(1).narrow(3, 0, stop).unbind()
+        return both[::2], both[1::2]
 
     def part(self, start: int, stop: int) -> Tensor:
         """(layers, 2, kv_heads, stop - start, head_width)"""

@@ -74,16 +74,17 @@ class Int8:
         numbers, self._scale = quantised(weight)
         self._weight = torch.ops.onednn.qlinear_prepack(numbers.contiguous(), None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias = bias
+        self._scale /= 127  # of the weights, and a 127th of the largest entry of a row
+        self._bias, self._most = bias, torch.tensor(127.0)
         self.least_rows = 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        scale = x.abs().amax(1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)  # (rows, 1)
-        numbers = (x * scale.reciprocal()).add_(128.5).to(torch.uint8)  # rounded to the nearest, plus 128
+        largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-30)  # (rows, 1)
+        numbers = (x * torch.div(self._most, largest)).add_(128.5).to(torch.uint8)  # rounded to the nearest, plus 128
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
             numbers, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return product.mul_(scale) if self._bias is None else torch.addcmul(self._bias, product, scale)
+        return product.mul_(largest) if self._bias is None else torch.addcmul(self._bias, product, largest)
 
 
 class Int8Product:

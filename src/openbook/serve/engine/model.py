@@ -7,7 +7,7 @@ computed for each piece by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.model.attention import attend
+from openbook.model.config import GATED
 from openbook.model.parts import MLP, LayerNorm, Linear, RMSNorm, activated
 from openbook.model.positions import tables
 from openbook.model.transformer import Layer, Transformer
@@ -53,13 +54,32 @@ class Piece:
     adapter: Adapter | None = None
 
 
-@dataclass
-class _Step:
-    """What the layers need to know of a step: pieces with their place among the tokens, and the tokens of each adapter."""
+@dataclass(frozen=True)
+class _Place:
+    """A piece among the tokens of a step, and by layer where its keys and values go, and what it sees."""
 
-    pieces: list[tuple[Piece, int, int]]
+    piece: Piece
+    first: int
+    last: int
+    written: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """What is computed as one, from and to, counted from the piece's first token."""
+        count = self.last - self.first
+        return [(0, count)] if self.piece.together else [(index, index + 1) for index in range(count)]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the layers need to know of a step. sizes: tokens of each piece, and of the padding behind them."""
+
+    places: list[_Place]
+    sizes: list[int]
     rotary: tuple[Tensor, Tensor] | None
-    adapters: list[tuple[Adapter, Tensor]] = field(default_factory=list)
+    adapters: list[tuple[Adapter, Tensor]]
 
 
 class Runner:
@@ -72,6 +92,8 @@ class Runner:
         with torch.no_grad():
             self._layers = [_PackedLayer(cast(Layer, layer), index, self) for index, layer in enumerate(model.layers)]
             self._head = product(model.head.weight, model.head.bias, precision)
+            self._final_norm = None if model.final_norm is None else _Norm(model.final_norm, self.dtype)
+            self._embedding_projection = None if model.embedding_projection is None else joined([model.embedding_projection], "fp32")
             self._head_projection = None if model.head_projection is None else joined([model.head_projection], precision)
         config = self.config
         self._tables = None
@@ -86,37 +108,37 @@ class Runner:
         """The final hidden states of all new tokens, piece by piece: (tokens, width); keys and values go into the rows."""
         ids: list[int] = []
         positions: list[int] = []
-        places: list[tuple[Piece, int, int]] = []
+        places: list[_Place] = []
         for piece in pieces:
-            places.append((piece, len(ids), len(ids) + len(piece.ids)))
+            stop = piece.start + len(piece.ids)
+            places.append(_Place(piece, len(ids), len(ids) + len(piece.ids), piece.row.written(piece.start, stop), *piece.row.seen(stop)))
             ids.extend(piece.ids)
-            positions.extend(range(piece.start, piece.start + len(piece.ids)))
+            positions.extend(range(piece.start, stop))
         count, missing = len(ids), max(0, self._least - len(ids))
         x, at = self._embedded(torch.tensor(ids + ids[-1:] * missing), torch.tensor(positions + positions[-1:] * missing))
         rotary = None if self._tables is None else (self._tables[0][at, None], self._tables[1][at, None])
-        step = _Step(places, rotary, self._by_adapter(places))
+        step = _Step(places, [len(piece.ids) for piece in pieces] + [missing] * bool(missing), rotary, self._by_adapter(places))
         for layer in self._layers:
             x = layer(x, step)
-        norm = self._model.final_norm
-        return (x if norm is None else _normal(norm, x))[:count]
+        return (x if self._final_norm is None else self._final_norm(x))[:count]
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(tokens, width), and the positions, on the device."""
         model, ids, positions = self._model, ids.to(self.device), positions.to(self.device)
         x = model.embedding(ids)
-        if model.embedding_projection is not None:
-            x = F.linear(x, model.embedding_projection.weight)
+        if self._embedding_projection is not None:
+            x = self._embedding_projection(x)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         if self.config.positions == "learned":
             x = x + model.position(positions + self.config.position_offset)
         return x.to(self.dtype), positions
 
-    def _by_adapter(self, places: Sequence[tuple[Piece, int, int]]) -> list[tuple[Adapter, Tensor]]:
+    def _by_adapter(self, places: Sequence[_Place]) -> list[tuple[Adapter, Tensor]]:
         tokens: dict[int, tuple[Adapter, list[int]]] = {}
-        for piece, start, stop in places:
-            if piece.adapter is not None:
-                tokens.setdefault(id(piece.adapter), (piece.adapter, []))[1].extend(range(start, stop))
+        for place in places:
+            if (adapter := place.piece.adapter) is not None:
+                tokens.setdefault(id(adapter), (adapter, []))[1].extend(range(place.first, place.last))
         return [(adapter, torch.tensor(at, device=self.device)) for adapter, at in tokens.values()]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -139,7 +161,13 @@ def joined(linears: Sequence[Linear], precision: Precision) -> Product:
 class _PackedLayer:
     def __init__(self, layer: Layer, index: int, runner: Runner) -> None:
         attention, precision = layer.attention, runner.precision
-        self._layer, self._attention, self._index, self._config = layer, attention, index, runner.config
+        self._index, self._config, self._mlp_module = index, runner.config, layer.mlp
+        self._window, self._is_plain = attention.window, attention.window is None and attention.softcap is None
+        self._place, self._scale = layer.place, layer.scale
+        self._first = _Norm(layer.attention_norm, runner.dtype)
+        self._second = None if layer.mlp_norm is None else _Norm(layer.mlp_norm, runner.dtype)
+        norms = attention.query_norm, attention.key_norm
+        self._head_norms = [_Norm(norm, runner.dtype) for norm in norms if norm is not None]
         self._products = {
             "qkv": joined([attention.query, attention.key, attention.value], precision),
             "output": joined([attention.output], precision),
@@ -152,16 +180,15 @@ class _PackedLayer:
 
     def __call__(self, x: Tensor, step: _Step) -> Tensor:
         """(tokens, width) -> the same."""
-        layer = self._layer
-        scale, first, second = layer.scale, layer.attention_norm, layer.mlp_norm or layer.attention_norm
-        if layer.place == "post":
-            x = _normal(first, x + _scaled(self._attend(x, step), scale))
-            return _normal(second, x + _scaled(self._mlp(x, step), scale))
-        if layer.place == "pre":
-            x = x + _scaled(self._attend(_normal(first, x), step), scale)
-            return x + _scaled(self._mlp(_normal(second, x), step), scale)
-        normal = _normal(first, x)
-        beside = self._mlp(normal if layer.mlp_norm is None else _normal(second, x), step)
+        first, second, scale = self._first, self._second or self._first, self._scale
+        if self._place == "post":
+            x = first(x + _scaled(self._attend(x, step), scale))
+            return second(x + _scaled(self._mlp(x, step), scale))
+        if self._place == "pre":
+            x = x + _scaled(self._attend(first(x), step), scale)
+            return x + _scaled(self._mlp(second(x), step), scale)
+        normal = first(x)
+        beside = self._mlp(normal if self._second is None else second(x), step)
         return x + _scaled(self._attend(normal, step) + beside, scale)
 
     def _product(self, name: str, x: Tensor, step: _Step) -> Tensor:
@@ -173,60 +200,63 @@ class _PackedLayer:
         return output
 
     def _attend(self, x: Tensor, step: _Step) -> Tensor:
-        config, attention = self._config, self._attention
+        config = self._config
         heads, kv_heads, width = config.heads, config.kv_heads, config.head_width
         qkv = self._product("qkv", x, step).view(len(x), heads + 2 * kv_heads, width)
-        turned = qkv[:, : heads + kv_heads]
-        if attention.query_norm is not None and attention.key_norm is not None:
-            normal = torch.cat((_normal(attention.query_norm, turned[:, :heads]), _normal(attention.key_norm, turned[:, heads:])), 1)
-            turned.copy_(normal)
+        turned = qkv.narrow(1, 0, heads + kv_heads)
+        for norm, part in zip(self._head_norms, turned.split([heads, kv_heads], 1), strict=False):
+            part.copy_(norm(part))
         if step.rotary is not None:
-            _turn(turned, *step.rotary, attention.neighbours)
-        by_head = qkv.transpose(0, 1)  # (heads + 2 kv_heads, tokens, head_width)
-        query, new = by_head[None, :heads], by_head[heads:]
-        mixed = []
-        for piece, start, stop in step.pieces:
-            piece.row.layers[self._index].narrow(1, piece.start, stop - start).copy_(new.narrow(1, start, stop - start))
-            mixed += self._read(piece, query.narrow(2, start, stop - start))
-        if missing := len(x) - step.pieces[-1][2]:
-            mixed.append(x.new_zeros(missing, heads * width))
+            _turn(turned, *step.rotary, config.rotary.pairs == "neighbours")
+        query, new = qkv.transpose(0, 1).split([heads, 2 * kv_heads])  # (heads, tokens, head_width) each
+        torch._foreach_copy_([place.written[self._index] for place in step.places], new.split(step.sizes, 1)[: len(step.places)])
+        queries = query.unsqueeze(0).split(step.sizes, 2)
+        mixed = [read for place, part in zip(step.places, queries, strict=False) for read in self._read(place, part)]
+        if len(queries) > len(step.places):
+            mixed.append(x.new_zeros(step.sizes[-1], heads * width))
         return self._product("output", torch.cat(mixed), step)
 
-    def _read(self, piece: Piece, query: Tensor) -> list[Tensor]:
+    def _read(self, place: _Place, query: Tensor) -> list[Tensor]:
         """(1, heads, tokens, head_width) -> (tokens, heads * head_width), in parts."""
-        keys, values, attention = piece.row.keys[self._index], piece.row.values[self._index], self._attention
-        count = query.shape[2]
-        parts = [(0, count)] if piece.together else [(index, index + 1) for index in range(count)]
+        keys, values, config = place.keys[self._index], place.values[self._index], self._config
+        grouped = config.heads != config.kv_heads
+        if query.shape[2] == 1 and self._is_plain and not place.piece.together:  # by far the most frequent: what `attend` would do
+            return [F.scaled_dot_product_attention(query, keys, values, scale=config.score_scale, enable_gqa=grouped).reshape(1, -1)]
         mixed = []
-        for first, last in parts:
-            part = query if last - first == count else query.narrow(2, first, 1)
-            stop = piece.start + last
-            read = attend(part, keys.narrow(2, 0, stop), values.narrow(2, 0, stop), attention.window, attention.scale, attention.softcap)
+        for first, last in place.parts:
+            stop = place.piece.start + last
+            part, seen = query[:, :, first:last], (keys[:, :, :stop], values[:, :, :stop])
+            read = attend(part, *seen, self._window, config.score_scale, config.score_softcap)
             mixed.append(read[0].transpose(0, 1).reshape(last - first, -1))
         return mixed
 
     def _mlp(self, x: Tensor, step: _Step) -> Tensor:
-        mlp = self._layer.mlp
+        mlp = self._mlp_module
         if isinstance(mlp, MLP):
             up, gate = self._product("up", x, step), None
-            if mlp.gate is not None:
+            if mlp.activation in GATED:
                 gate, up = up.chunk(2, 1)
             between = activated(mlp.activation, up, gate) if mlp.activation != "swiglu" or gate is None else F.silu(gate).mul_(up)
             return self._product("down", between, step)
         output = torch.zeros_like(x)
-        for piece, start, stop in step.pieces:  # each by itself, because products over experts group the rows of all
-            parts = [(start, stop)] if piece.together else [(index, index + 1) for index in range(start, stop)]
-            for first, last in parts:
-                output[first:last] = mlp(x[None, first:last])[0]
+        for place in step.places:  # each by itself, because products over experts group the rows of all
+            for first, last in place.parts:
+                part = slice(place.first + first, place.first + last)
+                output[part] = mlp(x[None, part])[0]
         return output
 
 
-def _normal(norm: RMSNorm | LayerNorm, x: Tensor) -> Tensor:
-    """The model's norm without what its gradient needs."""
-    shape = norm.weight.shape
-    if isinstance(norm, RMSNorm):
-        return F.rms_norm(x, shape, norm.weight.to(x.dtype), norm.eps)
-    return F.layer_norm(x, shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+class _Norm:
+    """A norm of the model, without what its gradient needs."""
+
+    def __init__(self, norm: RMSNorm | LayerNorm, dtype: torch.dtype) -> None:
+        self._weight, self._eps = norm.weight.detach().to(dtype), norm.eps
+        self._bias = norm.bias.detach().to(dtype) if isinstance(norm, LayerNorm) else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._bias is None:
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool) -> None:
