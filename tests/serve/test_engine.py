@@ -190,6 +190,21 @@ def test_closing_tells_those_who_wait_and_takes_no_more(gated: tuple[Engine, Gat
         engine.submit([job()], Inbox())
 
 
+def test_a_fault_of_the_engine_itself_ends_what_waits(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox, engine = Inbox(), Engine(model, slots=1)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine._scheduler, "plan", fail)
+    engine.submit([job(), job()], inbox)
+    events = inbox.until_done(2)
+    assert all(isinstance(one[-1], ZeroDivisionError) for one in events.values())
+    with pytest.raises(EngineClosed):
+        engine.submit([job()], inbox)
+    engine.close()
+
+
 def fill(engine: Engine, gate: Gate) -> Work:
     """Both slots, by prompts that differ: a second one of the same would wait for the first to be read."""
     work = engine.submit([job(), Job([4], Sampling(5), None)], Inbox())

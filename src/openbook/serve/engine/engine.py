@@ -200,8 +200,14 @@ class Engine:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while self._admit():
-            self._step()
+        try:
+            while self._admit():
+                self._step()
+        except Exception as error:  # a fault of the engine itself: nobody may wait for ever
+            with self._changed:
+                self._closed = True
+                for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+                    sequence.tell(error)
 
     def _admit(self) -> bool:
         """Waits until there is something to do and fills the free slots; False once the engine is closed."""
