@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import InputError, OpenbookError
-from openbook.model.generate import CHUNK, Generation, Sampling, draw, generate, score
+from openbook.model.generate import CHUNK, Generation, Sampling, generate, score
 from openbook.model.initialise import initialise
+from openbook.model.sample import draw
 from openbook.model.transformer import Transformer, TransformerConfig
 
 VOCABULARY = 70

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
 from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.engine import Engine
+from openbook.serve.engine.model import Piece
 from openbook.serve.local import load
 from openbook.serve.protocol import PatientProtocol
 from openbook.serve.served import describe
@@ -88,6 +89,16 @@ class Served:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
 
 
+def before_each_step(engine: Engine, action: Callable[[], object]) -> None:
+    forward = engine.runner.forward
+
+    def after_the_action(pieces: Sequence[Piece]) -> torch.Tensor:
+        action()
+        return forward(pieces)
+
+    engine.runner.forward = after_the_action  # type: ignore[method-assign]
+
+
 @contextmanager
 def running(
     weights: Path,
@@ -97,15 +108,11 @@ def running(
     limits: Limits | None = None,
     data: Path | None = None,
 ) -> Iterator[Served]:
-    """`slow` is called before each forward pass of the engine's model."""
+    """`slow` is called before each step of the engine."""
     model, tokenizer = load(weights)
-
-    def before(*_: object) -> None:
-        if slow is not None:
-            slow()
-
-    model.register_forward_pre_hook(before)
     engine = Engine(model, slots, queue)
+    if slow is not None:
+        before_each_step(engine, slow)
     listener = listen("127.0.0.1", 0)
     desk = Desk({NAME: describe(NAME, weights, engine, tokenizer)}, limits or Limits())
     config = uvicorn.Config(create_app(desk, data), http=PatientProtocol, ws="none", log_level="error")

@@ -12,7 +12,7 @@ import torch
 
 from openbook.evaluate.models.interface import Request
 from openbook.model.detokenize import Decoder
-from openbook.model.generate import Sampling, draw
+from openbook.model.sample import Sampling, draw
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Cache, Transformer
 

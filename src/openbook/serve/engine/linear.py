@@ -1,0 +1,128 @@
+"""Matrix products for inference: one call, and what stands behind it for each precision and device.
+
+Every backend gives a row the same bits whatever rows are beside it, so that an answer does not depend on what else is being served:
+integers add up exactly, and the packed fp32 kernels take the sums of a row in one order from a few rows on (`least_rows`; a test holds
+them to it on the machine at hand). Measured facts are in docs/serving.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openbook.errors import InputError
+
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+
+TYPICAL_ROWS = 64
+"""What weights are packed for. From 8 on the packing is the same."""
+
+
+class Product(Protocol):
+    """A linear layer: (rows, inputs) -> (rows, outputs), the bias added."""
+
+    least_rows: int
+    """From so many rows on, a row's result does not depend on their number."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Plain:
+    """torch's own product, in the type of the activations."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self._weight, self._bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        self.least_rows = 8
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._weight, self._bias)
+
+
+class Packed:
+    """fp32 or bf16 on a CPU, with the weight laid out beforehand as oneDNN's kernels read it, which halves the time of a few rows.
+
+    Fewer than four rows are slower than four: the kernels for them read memory less well, and one row takes its sums in another order."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), TYPICAL_ROWS)
+        self._bias = None if bias is None else bias.to(dtype)
+        self.least_rows = 4
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return product
+
+
+def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(outputs, inputs) as int8 and the scale of each output, (outputs,): symmetric, the largest entry of a row becomes 127."""
+    scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny).float() / 127
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+class Int8:
+    """int8 weights with a scale for each output, and activations quantised row by row to u8 around 128: VNNI multiplies u8 by int8.
+
+    One scale for all rows, as `quantized::linear_dynamic` has it, would let rows change each other; signed activations would fall to a
+    reference loop.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        numbers, self._scale = quantised(weight)
+        self._weight = torch.ops.onednn.qlinear_prepack(numbers.contiguous(), None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._scale /= 127  # of the weights, and a 127th of the largest entry of a row
+        self._bias, self._most = bias, torch.tensor(127.0)
+        self.least_rows = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-30)  # (rows, 1)
+        numbers = (x * torch.div(self._most, largest)).add_(128.5).to(torch.uint8)  # rounded to the nearest, plus 128
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(
+            numbers, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product.mul_(largest) if self._bias is None else torch.addcmul(self._bias, product, largest)
+
+
+class Int8Product:
+    """The same numbers through torch's plain integer product: for GPUs, and CPUs without VNNI."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        numbers, self._scale = quantised(weight)
+        self._weight = numbers.contiguous().t()  # (inputs, outputs)
+        self._bias = bias
+        self.least_rows = 32 if weight.is_cuda else 1  # cuBLAS refuses fewer than 17
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scale = x.float().abs().amax(1, keepdim=True).clamp_min_(1e-30).mul_(1 / 127)
+        numbers = (x / scale).round_().to(torch.int8)
+        product = torch._int_mm(numbers, self._weight).float() * scale * self._scale
+        return (product if self._bias is None else product + self._bias).to(x.dtype)
+
+
+def activation_type(precision: Precision, device: torch.device) -> torch.dtype:
+    """What activations are computed in: fp32 on a CPU but for bf16, which is for those that have it in hardware."""
+    return torch.bfloat16 if precision == "bf16" or (precision == "int8" and device.type != "cpu") else torch.float32
+
+
+def product(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
+    """The fastest backend of a precision for the weight's device. weight: (outputs, inputs); bias: (outputs,)."""
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    on_cpu = weight.device.type == "cpu"
+    if precision == "int8":
+        return Int8(weight, bias) if on_cpu and torch.cpu._is_vnni_supported() else Int8Product(weight, bias)
+    dtype = activation_type(precision, weight.device)
+    if on_cpu and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_supported():
+        return Packed(weight, bias, dtype)
+    return Plain(weight, bias, dtype)
+
+
+def require_precision(name: str) -> Precision:
+    """Raises InputError for a name that is none."""
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise InputError(f"precision {name!r}: should be one of {', '.join(PRECISIONS)}")
