@@ -44,6 +44,8 @@ class Tokenizer:
     A vocabulary of characters has no tokens for all 256 bytes, so it spells only texts of characters that it knows; it has no merges.
     """
 
+    alphabet: set[str] | None = None
+    """The characters that it can spell; None for all."""
     prefix: tuple[int, ...] = ()
     """What stands before every text that a model reads, if anything."""
 

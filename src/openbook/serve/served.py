@@ -27,6 +27,8 @@ class Served:
     chat: ChatTemplate
     fill_in: FillIn | None
     end: int
+    ends: tuple[int, ...] = ()
+    """Tokens that end a turn besides `end`."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -36,8 +38,7 @@ class Served:
     @property
     def turn_stops(self) -> tuple[str, ...]:
         """Texts that end a turn, besides its end token."""
-        document = self.tokenizer.end_of_document
-        return self.chat.stop if self.end == document else (*self.chat.stop, self.tokenizer.decode([document]))
+        return (*self.chat.stop, *(self.tokenizer.decode([other]) for other in self.ends))
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -77,7 +78,17 @@ def describe(name: str, weights: Path, engine: Engine, tokenizer: Tokenizer) -> 
     except InputError as error:
         raise InputError(f"{weights}: {error}") from None
     end = tokenizer.special_tokens.get(facts.get("eos_token", ""), tokenizer.end_of_document)
-    return Served(name, engine, tokenizer, template, fill_in, end)
+    others = {tokenizer.end_of_document, *_ends(weights / "generation_config.json")} - {end}
+    return Served(name, engine, tokenizer, template, fill_in, end, tuple(sorted(others & set(tokenizer.special_tokens.values()))))
+
+
+def _ends(path: Path) -> list[int]:
+    """The tokens with which generation ends, as a Hugging Face folder says it. Raises InputError that names the file."""
+    try:
+        said = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
+        return [int(identifier) for identifier in (said if isinstance(said, list) else [said]) if identifier is not None]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is not a configuration of generation ({type(error).__name__}: {error})") from None
 
 
 def _spelling(token: Any) -> str:
