@@ -41,7 +41,8 @@ class LlamaCpp:
 
     def logprobs(self, prompt: Sequence[int], vocabulary: int) -> list[float]:
         """Of every token after the prompt, in nats."""
-        first = self._complete(prompt, n_predict=1, n_probs=vocabulary, ignore_eos=True)["completion_probabilities"][0]
+        plain = self.tokenize("a")[-1]  # chosen whatever its probability: half a character or an end would come without probabilities
+        first = self._complete(prompt, n_predict=1, n_probs=vocabulary, logit_bias=[[plain, 1e4]])["completion_probabilities"][0]
         by_id = {each["id"]: each["logprob"] for each in first["top_logprobs"]}
         return [by_id[identifier] for identifier in range(vocabulary)]
 

@@ -139,24 +139,31 @@ def _values(
     if not made.parts:
         plain = frequencies(type(config.rotary)(config.rotary.theta, config.rotary.share), config.head_width)
         return plain / frequencies(config.rotary, config.head_width)
-    parts = ["embedding.weight" if part == "head.weight" and part not in shapes else part for part in made.parts]
+    sources = ["embedding.weight" if part == "head.weight" and part not in shapes else part for part in made.parts]
+    found = _read(sources, wanted, shapes)
+    values = []
+    for source in sources:
+        value = found[source] if source in shapes else torch.zeros(made.shape[0] // len(sources))  # a bias that the model does not have
+        if target.turn is not None and re.search(r"attention\.(query|key)\.", source):
+            value = target.turn(value, config)
+        values.append(value)
+    return torch.cat(values).contiguous()
+
+
+def _read(names: list[str], wanted: list[tuple[Entry, Stored]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Our parameters of these names, and those that share a tensor of the files with them."""
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
         for entry, stored in wanted:
-            if not any(name in parts for name, _ in stored.parts):
+            if not any(name in names for name, _ in stored.parts):
                 continue
             for name, _ in stored.parts:
-                found.setdefault(name, torch.zeros(shapes[name]) if name in shapes else torch.empty(0))
+                found.setdefault(name, torch.zeros(shapes[name]))
             if entry.path not in files:
                 files[entry.path] = stack.enter_context(opened(entry.path))
             stored.read(files[entry.path].tensor(entry.name), found)
-    turned = [
-        target.turn(found[part], config) if target.turn and re.search(r"attention\.(query|key)\.", part) and part in found else found.get(part)
-        for part in parts
-    ]
-    empty = made.shape[0] // len(parts)
-    return torch.cat([part if part is not None else torch.zeros(empty) for part in turned]).contiguous()
+    return found
 
 
 def _type_of(gguf: Any, made: Made, kind: str) -> Any:
@@ -178,7 +185,7 @@ def _hyper_parameters(writer: Any, gguf: Any, target: Target, config: Transforme
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.width)
     writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.mlp_width or config.experts and config.experts.mlp_width)
+    writer.add_feed_forward_length(config.mlp_width or (config.experts and config.experts.mlp_width))
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_key_length(config.head_width)

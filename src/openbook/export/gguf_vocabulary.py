@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from openbook.errors import InputError
-from openbook.model.imported_tokenizer import SPACE
 from openbook.model.tokenizer import CHARACTER, PATTERN, load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -135,7 +134,9 @@ def _pre(path: Path, content: Mapping[str, Any], notes: list[str]) -> str:
         else:
             patterns.append(part["type"])
     if len(patterns) != 1 or patterns[0] not in PRE:
-        raise InputError(f"{path}: llama.cpp does not split text by {' then '.join(patterns) or 'nothing'}; known: {', '.join(set(PRE.values()))}")
+        raise InputError(
+            f"{path}: llama.cpp does not split text by {' then '.join(patterns) or 'nothing'}; known: {', '.join(set(PRE.values()))}"
+        )
     for part in _parts(content["normalizer"]):
         if part["type"] != "NFC":
             raise InputError(f"{path}: normalises text by {part['type']}, which llama.cpp does not do")

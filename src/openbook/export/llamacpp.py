@@ -96,7 +96,7 @@ def target_of(family: Family, config: TransformerConfig) -> Target:
     if target is None:
         raise InputError(f"llama.cpp has no {family.architecture}; those that it runs: {', '.join(TARGETS)}")
     if miss := _missing(target, config):
-        raise InputError(f"llama.cpp's {target.name} has no {miss}; `openbook export --as hf` leaves the weights to other tools")
+        raise InputError(f"llama.cpp's {target.name} has no {miss}")
     return target
 
 
@@ -112,6 +112,6 @@ def _missing(target: Target, config: TransformerConfig) -> str | None:
         "scores that are not divided": config.score_scale not in (None, config.head_width**-0.5),
     }
     if config.experts is not None:
-        misses["layers without experts among those with"] = any(config.experts_of(layer) is None for layer in range(config.layers))
-        misses["weights of experts that do not add up to 1"] = not config.experts.normalised
+        misses["plain layers between those with experts"] = any(config.experts_of(layer) is None for layer in range(config.layers))
+        misses["experts whose weights do not add up to 1"] = not config.experts.normalised
     return next((what for what, missing in misses.items() if missing), None)
