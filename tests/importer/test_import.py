@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import peers
 from openbook.errors import InputError
 from openbook.evaluate.files import score_files
+from openbook.export import write_gguf
 from openbook.importer import import_model
 from openbook.model.exchange import load_config, load_weights
 from openbook.model.tokenizer import load_tokenizer
@@ -67,8 +69,22 @@ def test_an_imported_model_is_a_run_for_every_command(case: str, tmp_path: Path)
     again = AutoModelForCausalLM.from_pretrained(path / "weights")
     assert all(torch.equal(mine, other) for mine, other in zip(peer.parameters(), again.parameters(), strict=True))
     assert AutoTokenizer.from_pretrained(path / "weights")("the cat")["input_ids"] == load(path / "weights")[1].encode("the cat")
+    _written_for_llama_cpp(path, tmp_path / "model.gguf")
     with pytest.raises(InputError, match="so there is nothing to train"):
         list(update(run, ["train"]))
+
+
+def _written_for_llama_cpp(run: Path, path: Path) -> None:
+    """As a file of its architecture, or refused by name; what llama.cpp makes of it is tested beside the export."""
+    try:
+        found = write_gguf(run / "weights", path, "tiny")
+    except InputError as error:
+        assert "llama.cpp" in str(error)
+        assert not path.exists()
+    else:
+        assert {field.contents() for name, field in GGUFReader(path).fields.items() if name == "general.architecture"} == {
+            found["architecture"]
+        }
 
 
 def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from openbook.errors import InputError
 from openbook.export.card import card, imported_card
-from openbook.files import write_json, write_text, written_aside
+from openbook.files import sha256_json, write_json, write_text, written_aside
 from openbook.logbook import Account, readable
 from openbook.model.config import TransformerConfig
 from openbook.model.exchange import architecture, load_config
@@ -31,7 +33,7 @@ def build(run: Run) -> Outcome:
     events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
     told = Account(events, records, run.recipe.energy)
     name = _architecture(load_config(weights))
-    write_text(weights / "README.md", card(run.recipe, records, told, stock=name is not None))
+    write_text(weights / "README.md", card(run.recipe, records, told, name is not None, _tasks(run), _audits(run)))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = sum(run.verified("train", name).stat().st_size for name in run.weights())
     return Outcome([f"weights/{name}" for name in names], {"architecture": name or "openbook's own", "bytes": size, "folder": "weights"})
@@ -50,7 +52,7 @@ def _complete_imported(run: Run) -> Outcome:
     """What an imported model's folder lacks: its other files came with it."""
     summary = (run.stage_record(IMPORT) or {})["summary"]
     size = sum(run.verified("train", name).stat().st_size for name in run.weights())
-    write_text(run.path / "weights" / "README.md", imported_card(run.recipe, summary))
+    write_text(run.path / "weights" / "README.md", imported_card(run.recipe, summary, _tasks(run), _audits(run)))
     return Outcome(["weights/README.md"], {"architecture": summary["architecture"], "bytes": size, "folder": "weights"})
 
 
@@ -67,7 +69,19 @@ def tokenizer_config(end: str, context: int) -> dict[str, Any]:
 
 def parameters(run: Run) -> Any:
     """What the card says that is not in the artifacts it reads."""
-    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json")]
+    shown = [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json")]
+    scored = [sha256_json(task) for task in _tasks(run)]
+    return [*shown, *([scored, _audits(run)] if scored or _audits(run) else [])]
 
 
-STAGE = Stage("export", 2, ("corpus", "tokenize", "train", "evaluate"), parameters, build)
+def _tasks(run: Run) -> list[Mapping[str, Any]]:
+    """The results of `openbook evaluate --task`, by name of the task."""
+    found = [json.loads(path.read_bytes()) for path in sorted((run.path / "scores").glob("*.json"))]
+    return [content for content in found if isinstance(content, dict) and "task" in content]
+
+
+def _audits(run: Run) -> list[str]:
+    return sorted(path.name for path in (run.path / "audit").glob("*.json"))
+
+
+STAGE = Stage("export", 3, ("corpus", "tokenize", "train", "evaluate"), parameters, build)
