@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train bench-corpus bench-evaluate drill clean
+.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -34,6 +34,11 @@ bench-train: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/bench_train.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) $(TRAIN_FLAGS)
 	$(BIN)/python benchmarks/throughput.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) --adamw
 	$(BIN)/python benchmarks/throughput.py $(if $(NANOGPT),--nanogpt $(NANOGPT)) --adamw --set model.style=gpt
+
+# llama.cpp and onnxruntime on every family, then a 124M-parameter model from text to llama.cpp and transformers.
+bench-exports: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/end_to_end.py
 
 drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py

@@ -34,9 +34,7 @@ def as_folder(source: Path, into: Path) -> Path:
     if not layers and metaseq is None:
         return source
     if not (source / "config.json").is_file():
-        raise InputError(
-            f"{source / 'config.json'}: no such file; a native checkpoint needs the config.json that transformers has of the model"
-        )
+        raise InputError(f"{source / 'config.json'}: no such file; a native checkpoint needs the one that transformers has of the model")
     into.mkdir()
     shutil.copyfile(source / "config.json", into / "config.json")
     if metaseq is not None:
