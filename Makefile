@@ -38,6 +38,7 @@ bench-train: $(VENV)/installed-dev
 # llama.cpp and onnxruntime on every family, then a 124M-parameter model from text to llama.cpp and transformers.
 bench-exports: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py onnx
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/end_to_end.py
 
 drill: $(VENV)/installed-dev

@@ -1,7 +1,7 @@
-"""What each family can be exported to, measured: `python benchmarks/exports.py [RUN TEXT]` writes the table in docs/models.md.
+"""What each family can be exported to, measured: `python benchmarks/exports.py` writes the table in docs/models.md.
 
-For each family a small model with random weights: GGUF in float32 against llama.cpp, ONNX against onnxruntime. With a run and a text file,
-the loss of the text in llama.cpp by type of the weights is printed instead, beside ours. It needs the dev extra.
+For each family a small model with random weights: GGUF in float32 against llama.cpp. `exports.py onnx` prints the same for ONNX and
+onnxruntime, `exports.py RUN TEXT` the loss of a text in llama.cpp by type of a run's weights, beside ours. It needs the dev extra.
 """
 
 from __future__ import annotations
@@ -62,19 +62,22 @@ def _onnx(folder: Path, path: Path) -> str:
     return f"{onnx_distance(path / 'model.onnx', folder):.0e}"
 
 
-def table() -> list[str]:
-    lines = [
-        "| model | GGUF: llama.cpp's architecture | log-probability | greedy tokens | ONNX: logit |",
-        "|---|---|---:|---:|---:|",
-    ]
+def measured(form: str) -> list[str]:
+    """A line for each family."""
+    lines = []
     for case, described in CASES.items():
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             peers.made(peers.configured(*described), folder)
             byte_level(folder)
-            lines.append(f"| {case} | {_gguf(folder, Path(scratch) / 'model.gguf')} | {_onnx(folder, Path(scratch) / 'onnx')} |")
+            lines.append(f"| {case} | {_gguf(folder, folder / 'x.gguf') if form == 'gguf' else _onnx(folder, folder / 'onnx')} |")
         print(lines[-1], flush=True)
     return lines
+
+
+def table() -> list[str]:
+    head = "| model | llama.cpp's architecture | largest difference of a log-probability | same greedy tokens |"
+    return [head, "|---|---|---:|---:|", *measured("gguf")]
 
 
 def losses(weights: Path, text: Path) -> list[str]:
@@ -102,7 +105,9 @@ def losses(weights: Path, text: Path) -> list[str]:
 if __name__ == "__main__":
     peers.quiet()
     torch.set_num_threads(1)
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["onnx"]:
+        measured("onnx")
+    elif sys.argv[1:]:
         print("\n".join(losses(Path(sys.argv[1]) / "weights", Path(sys.argv[2]))))
     else:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ pytest.importorskip("onnxscript", reason="onnxscript, which writes ONNX for torc
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
-def test_onnxruntime_gives_our_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [("llama", peers._LLAMA), ("mistral", {**peers._LLAMA, "sliding_window": 7})], ids=["Llama", "Mistral"])
+def test_onnxruntime_gives_our_logits(case: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     """One layer, as making a graph takes seconds a layer; benchmarks/exports.py does it for every family."""
     source = tmp_path / "model"
-    peers.made(peers.configured("llama", {**peers._LLAMA, "num_hidden_layers": 1}), source)
+    peers.made(peers.configured(case[0], {**case[1], "num_hidden_layers": 1}), source)
     byte_level(source)
     write_onnx(source, tmp_path / "onnx")
     assert (tmp_path / "onnx" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()

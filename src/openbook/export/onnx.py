@@ -66,13 +66,18 @@ def _require_packages() -> None:
 
 def _program(model: Transformer) -> Any:
     """torch's program for it, made without its remarks."""
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", max=model.config.context)}
+    config = model.config
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", max=config.context)}
+    windows = [window.width for layer in range(config.layers) if (window := config.window(layer))]
+    example = min(
+        max([2, *(width for width in windows if width < config.context)]) + 1, config.context
+    )  # where every window hides something
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             _Logits(model).eval(),
-            (torch.zeros(2, min(3, model.config.context), dtype=torch.long),),
+            (torch.zeros(2, example, dtype=torch.long),),
             dynamo=True,
             input_names=["input_ids"],
             output_names=["logits"],
