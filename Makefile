@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-serve drill clean
+.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports bench-serve drill clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -37,6 +37,12 @@ bench-train: $(VENV)/installed-dev
 
 bench-serve: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve.py
+
+# llama.cpp and onnxruntime on every family, then a 124M-parameter model from text to llama.cpp and transformers.
+bench-exports: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py onnx
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/end_to_end.py
 
 drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py

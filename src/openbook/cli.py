@@ -19,10 +19,11 @@ from openbook.arguments import Json, RunArgument, show
 from openbook.cli_audit import audit
 from openbook.cli_corpus import corpus
 from openbook.cli_evaluate import data, evaluate
+from openbook.cli_export import export
 from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
-from openbook.cli_stages import Again, one_stage, tell
+from openbook.cli_stages import Again, one_stage, tell, weights_of
 from openbook.cli_tokens import tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -43,6 +44,7 @@ app.add_typer(logbook, name="logbook", help="What happened to a run, why, and wh
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
 app.command()(inspect)
+app.command()(export)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[
@@ -195,12 +197,6 @@ def _train_as_worker(opened: Any, own: Any, again: bool, as_json: bool) -> None:
 
 
 @app.command()
-def export(run: RunArgument, again: Again = False, as_json: Json = False) -> None:
-    """Complete the weights to a Hugging Face folder with tokenizer and model card."""
-    one_stage(run, "export", again, as_json)
-
-
-@app.command()
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Write report.html, one self-contained page, for a run in any state."""
     from openbook.files import write_text
@@ -318,17 +314,6 @@ def serve(
         )
 
     serve_forever(weights_of(run), name, Options(host, port, threads, data, tuple(origin or ()), log, log_text), ready)
-
-
-def weights_of(path: Path) -> Path:
-    """The weights of a run. Raises InputError if there are none yet."""
-    from openbook.run import Run
-
-    weights = Run(path).path / "weights"
-    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
-        if not any(weights.glob(pattern)):
-            raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
-    return weights
 
 
 if __name__ == "__main__":

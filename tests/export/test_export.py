@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from openbook.files import sha256_file
 from openbook.logbook import Account
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
+from openbook.pipeline import update
 from openbook.recipe import EnergySection
 from openbook.run import Run
 
@@ -97,3 +99,26 @@ def test_without_declarations_the_card_says_what_is_missing(finished: Run) -> No
     assert "0 interruptions in " in text and "No step had been replayed yet." in text
     assert "no carbon figure without" in text and "energy.pue, energy.grid_g_per_kwh" in text
     assert "| export |" not in text and "| evaluate |" in text
+
+
+def test_the_card_has_metadata_and_what_was_found_of_the_model(finished: Run, tmp_path: Path) -> None:
+    """Tasks and audits come from files of the run; without them nothing is said of a figure."""
+    import yaml
+
+    text = (finished.path / "weights" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "text-generation"
+    assert finished.recipe.sha256() in text
+    assert "## Tasks" not in text
+    assert "has not been audited for bias" in text
+    result = {"task": "piqa", "version": 1, "metric": "accuracy", "chance": 0.5, "count": 1838, "shots": 2}
+    result |= {"metrics": {"accuracy": {"value": 0.51234, "low": 0.4894, "high": 0.5352}}}
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    (run.path / "scores" / "piqa.json").write_text(json.dumps(result))
+    (run.path / "audit").mkdir()
+    (run.path / "audit" / "gender.json").write_text("{}")
+    [done] = [item for item in update(run, ["export"]) if item.stage == "export"]
+    assert not done.skipped
+    text = (run.path / "weights" / "README.md").read_text(encoding="utf-8")
+    assert "| piqa | 1 | accuracy | 0.5123 | 0.4894 … 0.5352 | 0.5000 | 1,838 | 2 |" in text
+    assert "Audits of this model in its run: `audit/gender.json`." in text

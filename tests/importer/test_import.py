@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import peers
 from openbook.errors import InputError
 from openbook.evaluate.files import score_files
+from openbook.export import write_gguf
 from openbook.importer import import_model
 from openbook.model.exchange import load_config, load_weights
 from openbook.model.tokenizer import load_tokenizer
@@ -29,43 +31,12 @@ from openbook.recipe_model import config_of
 from openbook.run import Run
 from openbook.serve.local import complete, load
 from serve.serving import running
-
-TEXT = "the cat sat on the mat and the dog sat on the log — naïve, isn't it?\n" * 20
-END = "<|endoftext|>"
-DATA = Path(os.environ.get("OPENBOOK_DATA", "none")) / "tokenizer"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="OPENBOOK_DATA has no tokenizer folder")
+from small_tokenizers import DATA, END, TEXT, byte_level, needs_data, pieces
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quiet() -> None:
     peers.quiet()
-
-
-def byte_level(folder: Path) -> None:
-    """A tokenizer.json with fewer tokens than the models have rows."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=290, special_tokens=[END], initial_alphabet=alphabet))
-    made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END, "bos_token": {"content": END}}))
-
-
-def pieces(folder: Path) -> None:
-    """A tokenizer.json as Llama 2's is, which sentencepiece's was made into."""
-    special = ["<unk>", "<s>", "</s>"]
-    words = ["▁", *sorted(set("abcdefghijklmnopqrstuvwxyz.,'?")), "th", "▁th", "▁the", "▁s", "▁sat"]
-    vocabulary = {token: index for index, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *words])}
-    merges = [("t", "h"), ("▁", "th"), ("▁th", "e"), ("▁", "s"), ("▁s", "at")]
-    vocabulary["at"] = len(vocabulary)
-    merges.insert(0, ("a", "t"))
-    made = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
 @pytest.fixture
@@ -98,8 +69,22 @@ def test_an_imported_model_is_a_run_for_every_command(case: str, tmp_path: Path)
     again = AutoModelForCausalLM.from_pretrained(path / "weights")
     assert all(torch.equal(mine, other) for mine, other in zip(peer.parameters(), again.parameters(), strict=True))
     assert AutoTokenizer.from_pretrained(path / "weights")("the cat")["input_ids"] == load(path / "weights")[1].encode("the cat")
+    _written_for_llama_cpp(path, tmp_path / "model.gguf")
     with pytest.raises(InputError, match="so there is nothing to train"):
         list(update(run, ["train"]))
+
+
+def _written_for_llama_cpp(run: Path, path: Path) -> None:
+    """As a file of its architecture, or refused by name; what llama.cpp makes of it is tested beside the export."""
+    try:
+        found = write_gguf(run / "weights", path, "tiny")
+    except InputError as error:
+        assert "llama.cpp" in str(error)
+        assert not path.exists()
+    else:
+        assert {field.contents() for name, field in GGUFReader(path).fields.items() if name == "general.architecture"} == {
+            found["architecture"]
+        }
 
 
 def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

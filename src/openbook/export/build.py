@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from openbook.audited import digests
 from openbook.errors import InputError
 from openbook.export.card import card, imported_card
 from openbook.export.card_bias import bias
-from openbook.files import write_json, write_text, written_aside
+from openbook.files import sha256_json, write_json, write_text, written_aside
 from openbook.logbook import Account, readable
 from openbook.model.config import TransformerConfig
 from openbook.model.exchange import architecture, load_config
@@ -33,7 +35,7 @@ def build(run: Run) -> Outcome:
     events = [event for event in readable(run.logbook_path) if event.get("stage") not in ("export", "report")]
     told = Account(events, records, run.recipe.energy)
     name = _architecture(load_config(weights))
-    write_text(weights / "README.md", card(run.recipe, records, told, bias(run.path), stock=name is not None))
+    write_text(weights / "README.md", card(run.recipe, records, told, name is not None, _tasks(run), bias(run.path)))
     names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"]
     size = sum(run.verified("train", name).stat().st_size for name in run.weights())
     return Outcome([f"weights/{name}" for name in names], {"architecture": name or "openbook's own", "bytes": size, "folder": "weights"})
@@ -52,7 +54,7 @@ def _complete_imported(run: Run) -> Outcome:
     """What an imported model's folder lacks: its other files came with it."""
     summary = (run.stage_record(IMPORT) or {})["summary"]
     size = sum(run.verified("train", name).stat().st_size for name in run.weights())
-    write_text(run.path / "weights" / "README.md", imported_card(run.recipe, summary))
+    write_text(run.path / "weights" / "README.md", imported_card(run.recipe, summary, _tasks(run), bias(run.path)))
     return Outcome(["weights/README.md"], {"architecture": summary["architecture"], "bytes": size, "folder": "weights"})
 
 
@@ -69,7 +71,14 @@ def tokenizer_config(end: str, context: int) -> dict[str, Any]:
 
 def parameters(run: Run) -> Any:
     """What the card says that is not in the artifacts it reads."""
-    return [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json"), digests(run.path)]
+    shown = [run.recipe.name, run.recipe.description, run.recipe.energy.model_dump(mode="json"), digests(run.path)]
+    return [*shown, [sha256_json(task) for task in _tasks(run)]]
 
 
-STAGE = Stage("export", 2, ("corpus", "tokenize", "train", "evaluate"), parameters, build)
+def _tasks(run: Run) -> list[Mapping[str, Any]]:
+    """The results of `openbook evaluate --task`, by name of the task."""
+    found = [json.loads(path.read_bytes()) for path in sorted((run.path / "scores").glob("*.json"))]
+    return [content for content in found if isinstance(content, dict) and "task" in content]
+
+
+STAGE = Stage("export", 3, ("corpus", "tokenize", "train", "evaluate"), parameters, build)

@@ -20,36 +20,52 @@ _USE = [
     "",
 ]
 
+NOT_AUDITED = ["This model has not been audited for bias.", ""]
 
-def card(recipe: Recipe, records: Mapping[str, Any], account: Account, bias: Sequence[str] = (), stock: bool = True) -> str:
-    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate; `bias` the
-    lines of that section; `stock`: whether transformers has this architecture."""
+
+def card(
+    recipe: Recipe,
+    records: Mapping[str, Any],
+    account: Account,
+    stock: bool = True,
+    tasks: Sequence[Mapping[str, Any]] = (),
+    bias: Sequence[str] = (),
+) -> str:
+    """Markdown with Hugging Face's front matter. `records` are the manifest's entries of corpus, tokenize, train and evaluate. `stock`:
+    whether transformers has this architecture. `tasks`: the contents of `scores/TASK.json`; `bias`: the lines of that section."""
     train, corpus = records["train"]["summary"], records["corpus"]["summary"]["components"]
     text_bytes = sum(part["train"]["bytes"] for part in corpus.values())
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [openbook]", "---", "", f"# {recipe.name}", ""]
+    lines = _head(recipe.name)
     lines += [recipe.description, ""] if recipe.description else []
     lines += [
         f"A causal language model of {train['parameters']:,} parameters ({recipe.model.layers} layers, width {recipe.model.width}, "
         f"context {recipe.model.context} tokens), trained from scratch with openbook on {train['tokens']:,} tokens drawn from "
-        f"{text_bytes:,} bytes of text.",
+        f"{text_bytes:,} bytes of text in {train['steps']:,} steps. Its recipe has the SHA-256 `{recipe.sha256()}`.",
         "",
         *(_USE if stock else ["No other tool has this architecture: openbook generates with it, and serves it.", ""]),
     ]
-    lines += [*_scores(records["evaluate"]["summary"]), *bias, *_data(corpus), *_history(account), *_cost(records, account), *_limits()]
+    lines += [*_scores(records["evaluate"]["summary"]), *_tasks(tasks), *bias, *_data(corpus), *_decisions(recipe)]
+    lines += [*_history(account), *_cost(records, account), *_licence(), *_limits(), *(() if bias else NOT_AUDITED)]
     return "\n".join(lines)
 
 
-def imported_card(recipe: Recipe, imported: Mapping[str, Any]) -> str:
+def _head(name: str) -> list[str]:
+    """Hugging Face's metadata, and the title. No recipe declares a licence of the weights."""
+    metadata = ["library_name: transformers", "pipeline_tag: text-generation", "license: unknown", "tags:", "- openbook"]
+    return ["---", *metadata, "---", "", f"# {name}", ""]
+
+
+def imported_card(recipe: Recipe, imported: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]] = (), bias: Sequence[str] = ()) -> str:
     """Of a model that was trained elsewhere: what it is and where it comes from, and nothing that is not known."""
     revision = f", revision {imported['revision']}" if imported["revision"] else ""
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", "", f"# {recipe.name}", ""]
+    lines = _head(recipe.name)
     lines += [
         f"A causal language model of {imported['parameters']:,} parameters ({imported['architecture']}, {recipe.model.layers} layers, "
         f"width {recipe.model.width}, context {imported['context']} tokens), imported by openbook from {imported['source']}{revision}. "
         "openbook did not train it: its data, its licence and its cost are those that its source states.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_tasks(tasks), *(bias or NOT_AUDITED)])
 
 
 def _scores(scores: Mapping[str, Any]) -> list[str]:
@@ -64,12 +80,38 @@ def _scores(scores: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _tasks(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each task the metric that counts, with what guessing would give, and how many demonstrations there were."""
+    if not results:
+        return []
+    lines = ["## Tasks", "", "| task | version | metric | value | 95 % interval | chance | items | demonstrations |"]
+    lines += ["|---|---:|---|---:|---|---:|---:|---:|"]
+    for result in results:
+        found = result["metrics"][result["metric"]]
+        spread = NOTHING if found["low"] is None else f"{found['low']:.4f} … {found['high']:.4f}"
+        chance = NOTHING if result["chance"] is None else f"{result['chance']:.4f}"
+        lines.append(
+            f"| {result['task']} | {result['version']} | {result['metric']} | {found['value']:.4f} | {spread} | {chance} "
+            f"| {result['count']:,} | {result['shots']} |"
+        )
+    return [*lines, ""]
+
+
 def _data(corpus: Mapping[str, Any]) -> list[str]:
     lines = ["## Training data", "", "| component | documents | bytes | licences |", "|---|---:|---:|---|"]
     for name, part in corpus.items():
         licences = ", ".join(f"{licence} ({count:,})" for licence, count in list(part["licences"].items())[:4])
         lines.append(f"| {name} | {part['train']['documents']:,} | {part['train']['bytes']:,} | {licences} |")
     return [*lines, "", "What was left out, and why, is in the run's `corpus/DATASHEET.md`.", ""]
+
+
+def _decisions(recipe: Recipe) -> list[str]:
+    """What people decided about the corpus, and why."""
+    decisions = recipe.corpus.decisions
+    if not decisions:
+        return []
+    told = [f"- {one.what.rstrip('.')}. {one.why.rstrip('.')} ({one.evidence.rstrip('.')})." for one in decisions]
+    return ["### Decisions", "", *told, ""]
 
 
 def _history(account: Account) -> list[str]:
@@ -126,11 +168,20 @@ def _energy(account: Account, sources: Sequence[str]) -> str:
     return "; ".join([*totals, *missing]) or NOTHING
 
 
+def _licence() -> list[str]:
+    return [
+        "## Licence",
+        "",
+        "The recipe declares no licence for the weights. Those of the training data are in the table above, as its sources state them.",
+        "",
+    ]
+
+
 def _limits() -> list[str]:
     return [
         "## Limits",
         "",
         "A base model: it continues text and has not been taught to follow instructions or to avoid harmful content. It repeats "
-        "patterns of its training data, right or wrong. The licences above are those that the sources state.",
+        "patterns of its training data, right or wrong.",
         "",
     ]

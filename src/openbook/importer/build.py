@@ -18,6 +18,7 @@ from openbook.errors import InputError
 from openbook.files import write_json, written_aside
 from openbook.importer.describe import recipe_text
 from openbook.importer.nanogpt import read_checkpoint
+from openbook.importer.native import as_folder
 from openbook.importer.source import Source, find
 from openbook.importer.tokenizers import prepare
 from openbook.model.config import TransformerConfig
@@ -57,8 +58,11 @@ def import_model(
     path = out or Path("runs") / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; choose another --out")
-    found = _checkpoint(source.path, allow_extra) if source.path.is_file() else _folder(source.path, allow_extra)
     with tempfile.TemporaryDirectory() as scratch, written_aside(path) as aside:
+        if source.path.is_file():
+            found = _checkpoint(source.path, allow_extra)
+        else:
+            found = _folder(as_folder(source.path, Path(scratch) / "model"), allow_extra)
         folder = Path(scratch) / "tokenizer"
         beside = source.path.parent if source.path.is_file() else source.path
         encoder = prepare(tokenizer or beside, folder, found.content, found.config.vocab_size)
