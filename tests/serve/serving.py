@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import openai
 import torch
 import uvicorn
 
+from openbook.model.exchange import save_weights
 from openbook.model.initialise import initialise
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
@@ -44,6 +46,31 @@ def random_model(vocab_size: int, context: int = CONTEXT, width: int = 32) -> Tr
         for parameter in model.parameters():  # projections start at zero: without noise the layers would do nothing
             parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.3)
     return model.eval()
+
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+Functions: {{ tools | tojson }}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' and message.content == 'complain' %}{{ raise_exception('no complaints') }}{% endif -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def save_chatty(folder: Path) -> None:
+    """Weights whose tokenizer has a chat's and fill-in-the-middle's special tokens, with a chat template."""
+    ranks = tokenizer_of(300).ranks
+    tokenizer = Tokenizer(ranks, {spelling: len(ranks) + index for index, spelling in enumerate(SPECIAL)})
+    tokenizer.save(folder / "tokenizer.json")
+    config = {"chat_template": TEMPLATE, "eos_token": "<|im_end|>", "bos_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    save_weights(random_model(tokenizer.vocab_size, context=1024), folder, tokenizer.end_of_document)
 
 
 @dataclass

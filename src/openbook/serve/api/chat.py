@@ -232,7 +232,9 @@ class Chat(Answer):
     def __init__(self, served: Served, asked: ChatRequest, sequences: Sequences, account: Account) -> None:
         self._tokenizer, self._asked, self._sequences, self.account = served.tokenizer, asked, sequences, account
         self.stream, self.ignored = asked.stream, asked.ignored
-        self.spoken = [Spoken(CallReader() if asked.offered else None) for _ in range(asked.n)]
+        self.spoken = [
+            Spoken(CallReader(after_text=json_term(asked.response_format) is None) if asked.offered else None) for _ in range(asked.n)
+        ]
         self._facts = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
 
     def abandon(self) -> None:

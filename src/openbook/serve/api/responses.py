@@ -185,7 +185,10 @@ class Response(Answer):
                 opened.append(self._event("response.content_part.added", **self._place(True), part={**item["content"][0]}))
             item["content"][0]["text"] += delta["content"]
             item["content"][0]["logprobs"] = item["content"][0]["logprobs"] + logprobs
-            return [*opened, self._event("response.output_text.delta", **self._place(True), delta=delta["content"], logprobs=logprobs)]
+            return [
+                *opened,
+                self._event("response.output_text.delta", **self._place(True), delta=delta["content"], logprobs=_brief(logprobs)),
+            ]
         function = delta["tool_calls"][0]["function"]
         events = []
         if "id" in delta["tool_calls"][0]:
@@ -212,11 +215,11 @@ class Response(Answer):
         item["status"] = status
         if item["type"] == "message":
             text = item["content"][0]
-            done = self._event("response.output_text.done", **self._place(True), text=text["text"], logprobs=text["logprobs"])
+            said = {"text": text["text"], "logprobs": _brief(text["logprobs"])}
+            done = self._event("response.output_text.done", **self._place(True), **said)
             events = [done, self._event("response.content_part.done", **self._place(True), part=text)]
         else:
-            arguments = {"name": item["name"], "arguments": item["arguments"]}
-            events = [self._event("response.function_call_arguments.done", **self._place(), **arguments)]
+            events = [self._event("response.function_call_arguments.done", **self._place(), arguments=item["arguments"])]
         return [*events, self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)]
 
     def _place(self, content: bool = False) -> dict[str, Any]:
@@ -248,7 +251,6 @@ class Response(Answer):
             "parallel_tool_calls": asked.parallel_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
-            "store": False,
             "temperature": asked.temperature,
             "text": {"format": _shown(asked.text.format)},
             "tool_choice": asked.tool_choice,
@@ -268,6 +270,15 @@ class Response(Answer):
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": account.prompt_tokens + account.completion_tokens,
         }
+
+
+def _brief(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As events have them: without bytes."""
+
+    def entry(token: dict[str, Any]) -> dict[str, Any]:
+        return {"token": token["token"], "logprob": token["logprob"]}
+
+    return [{**entry(token), "top_logprobs": [entry(other) for other in token["top_logprobs"]]} for token in logprobs]
 
 
 def _shown(form: TextFormat) -> dict[str, Any]:

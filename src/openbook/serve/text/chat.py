@@ -27,25 +27,18 @@ LONGEST = 4_000_000
 """Characters that a template may make of a conversation."""
 
 DEFAULT = """\
-{%- for message in messages %}
-{%- if message.role == 'system' %}{{ message.content }}
-
-{% elif message.role == 'tool' %}Result: {{ message.content }}
-
-{% else %}{{ message.role | capitalize }}: {{ message.content or '' }}
-{%- for call in message.tool_calls or [] %}
-<tool_call>
-{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}
-</tool_call>
-{%- endfor %}
-
-{% endif %}
-{%- if loop.first and tools %}
-Functions: {{ tools | tojson }}
-
-{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}Assistant:{% endif %}"""
+{%- for message in messages -%}
+  {%- if message.role == 'system' -%}{{ message.content }}
+  {%- elif message.role == 'tool' -%}{{ 'Result: ' + message.content }}
+  {%- else -%}{{ message.role | capitalize }}: {{ message.content }}
+  {%- endif -%}
+  {%- for call in message.tool_calls or [] -%}
+    {{ '\\n<tool_call>\\n' + {'name': call.function.name, 'arguments': call.function.arguments} | tojson + '\\n</tool_call>' }}
+  {%- endfor -%}
+  {{ '\\n\\n' }}
+  {%- if loop.first and tools -%}{{ 'Functions: ' + tools | tojson + '\\n\\n' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}Assistant:{%- endif -%}"""
 """For a base model, which has seen conversations written as text."""
 
 DEFAULT_STOP = ("\n\nUser:", "\n\nSystem:")

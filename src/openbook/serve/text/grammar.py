@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,11 @@ class _Spelling:
         self.special_token_ids = list(tokenizer.special_tokens.values())
 
     def __call__(self, text: str) -> list[int]:
-        try:
-            return self._tokenizer.encode(text)
-        except InputError:  # a vocabulary of characters, without those of this text
-            return []
+        if isinstance(text, bytes):  # llguidance tries whether bytes will do
+            raise TypeError("text, not bytes")
+        known = self._tokenizer.alphabet
+        spelt = text if known is None else "".join(takewhile(known.__contains__, text))
+        return self._tokenizer.encode(spelt)
 
 
 def json_schema(schema: dict[str, Any]) -> str:

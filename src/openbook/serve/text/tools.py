@@ -85,9 +85,13 @@ class Argued:
 
 
 class CallReader:
-    """Text in, what it says and calls out. Holds back what may yet turn out to be a tag."""
+    """Text in, what it says and calls out. Holds back what may yet turn out to be a tag.
 
-    def __init__(self) -> None:
+    Without `after_text`, calls come in place of text only: in an answer that has begun otherwise, a tag is text.
+    """
+
+    def __init__(self, after_text: bool = True) -> None:
+        self._after_text = after_text
         self._held = ""
         self._state = "text"
 
@@ -108,6 +112,11 @@ class CallReader:
     def _next(self) -> Said | Called | Argued | None:
         if self._state == "head":
             return self._name()
+        if self._state == "text" and not self._after_text and not OPEN.startswith(self._held.lstrip("\n")[: len(OPEN)]):
+            self._state = "plain"
+        if self._state == "plain":
+            said, self._held = self._held, ""
+            return Said(said) if said else None
         tag, of, then = (OPEN, Said, "head") if self._state == "text" else (CLOSE, Argued, "text")
         before, found, after = self._held.partition(tag)
         if found:
@@ -118,7 +127,7 @@ class CallReader:
             return self._next()
         settled = len(before) - _overlap(before, tag)
         if of is Said:
-            settled = min(settled, len(before.rstrip("\n")))  # line ends between calls are not text
+            settled = len(before[:settled].rstrip("\n"))  # line ends between calls are not text
         self._held = before[settled:]
         return of(before[:settled]) if settled else None
 
