@@ -7,7 +7,6 @@ one line and exit status 2; a failure of the machine is one line and exit status
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -17,7 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import Json, RunArgument, show
+from openbook.cli_keys import alias, keys, usage
 from openbook.cli_logbook import logbook
+from openbook.cli_serve import serve, weights_of
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
 app = typer.Typer(
@@ -28,6 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(serve)
+app.add_typer(keys, name="keys", help="Keys to a server: who may use which models, and how much.")
+app.command()(usage)
+app.add_typer(alias, name="alias", help="Names that stand for models, with a share of the traffic each; moved while a server runs.")
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
@@ -330,46 +335,6 @@ def generate(
         if not as_json:
             print((prompt if len(pieces) == 1 else "") + piece, end="", flush=True)
     show({"prompt": prompt, "text": "".join(pieces), "seed": seed}, "", as_json)
-
-
-@app.command()
-def serve(
-    run: RunArgument,
-    host: Annotated[str, typer.Option(help="The address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder that keeps files and batches; without one there are none.")] = None,
-    origin: Annotated[list[str] | None, typer.Option(help="An origin whose web pages may use the server, as https://example.com.")] = None,
-    log: Annotated[str | None, typer.Option(help="A file that gets a line of JSON for each request; - is the standard output.")] = None,
-    log_text: Annotated[bool, typer.Option("--log-text", help="Put the requests' text into the log.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Serve the weights through an OpenAI-compatible API."""
-    from openbook.serve import Options
-    from openbook.serve import serve as serve_forever
-
-    name = run.resolve().name
-
-    def ready(url: str) -> None:
-        body = json.dumps({"model": name, "prompt": "import"})
-        show(
-            {"url": f"{url}/v1", "model": name},
-            f"{name} at {url}/v1 (Ctrl-C stops it)\ntry  curl {url}/v1/completions -d '{body}'",
-            as_json,
-        )
-
-    serve_forever(weights_of(run), name, Options(host, port, threads, data, tuple(origin or ()), log, log_text), ready)
-
-
-def weights_of(path: Path) -> Path:
-    """The weights of a run. Raises InputError if there are none yet."""
-    from openbook.run import Run
-
-    weights = Run(path).path / "weights"
-    for name, stage in (("model.safetensors", "train"), ("tokenizer.json", "export")):
-        if not (weights / name).is_file():
-            raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
-    return weights
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
 from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.engine import Engine
+from openbook.serve.front import Front
 from openbook.serve.local import load
 from openbook.serve.protocol import PatientProtocol
 from openbook.serve.served import describe
@@ -96,6 +97,8 @@ def running(
     slow: Callable[[], object] | None = None,
     limits: Limits | None = None,
     data: Path | None = None,
+    front: Front | None = None,
+    name: str = NAME,
 ) -> Iterator[Served]:
     """`slow` is called before each forward pass of the engine's model."""
     model, tokenizer = load(weights)
@@ -107,8 +110,8 @@ def running(
     model.register_forward_pre_hook(before)
     engine = Engine(model, slots, queue)
     listener = listen("127.0.0.1", 0)
-    desk = Desk({NAME: describe(NAME, weights, engine, tokenizer)}, limits or Limits())
-    config = uvicorn.Config(create_app(desk, data), http=PatientProtocol, ws="none", log_level="error")
+    desk = Desk({name: describe(name, weights, engine, tokenizer)}, limits or Limits())
+    config = uvicorn.Config(create_app(desk, data, front=front), http=PatientProtocol, ws="none", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.storage import add_storage
 from openbook.serve.api.wire import Wire, read_json
 from openbook.serve.errors import ApiError, invalid
+from openbook.serve.front import Front
+from openbook.serve.front.door import Door
 
 ENDPOINTS: dict[str, tuple[type[Wire], Callable[[Desk, bytes, Account], Awaitable[Answer]]]] = {
     "/v1/completions": (completions.CompletionRequest, completions.begin),
@@ -41,10 +43,11 @@ QUESTIONS: dict[str, tuple[type[Wire], Callable[[Desk, bytes, Account], Awaitabl
 DESCRIPTION = "An OpenAI-compatible API. Errors are {error: {message, type, param, code}}; an explicit null means unset."
 
 
-def create_app(desk: Desk, data: Path | None = None, log_text: bool = False) -> FastAPI:
+def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None) -> FastAPI:
     """An application that serves the models of a desk. The caller owns their engines, and closes them.
 
     `data` is the folder of files and batches; without one the server keeps none. `log_text` puts request bodies into the access log.
+    `front` has the keys, aliases and engines elsewhere; without one everybody may ask, for the desk's models.
     """
     metrics = Metrics(desk)
     batches = None
@@ -54,12 +57,12 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if batches is None:
+        async with front.running(desk) if front else nullcontext():
+            if batches is not None:
+                batches.resume()
             yield
-            return
-        batches.resume()
-        yield
-        await batches.stop()
+            if batches is not None:
+                await batches.stop()
 
     app = FastAPI(title="openbook", description=DESCRIPTION, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     for path, (model, begin) in ENDPOINTS.items():
@@ -69,6 +72,8 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False) -> 
     add_storage(app, desk, batches)
     _add_views(app, desk, metrics)
     _answer_errors(app)
+    if front is not None:
+        app.add_middleware(Door, desk=desk, front=front, log_text=log_text)
     if desk.limits.origins:
         app.add_middleware(CORSMiddleware, allow_origins=desk.limits.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Gate, desk=desk, over=metrics.count, log_text=log_text)

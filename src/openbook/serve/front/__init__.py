@@ -1,7 +1,52 @@
 """What stands before the models: keys and quotas, usage and energy, aliases, and engines elsewhere."""
 
-from openbook.serve.front.door import Door
-from openbook.serve.front.pool import Pool
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from openbook.logbook.meter import POWERCAP, counters
+from openbook.serve.api.desk import Desk
+from openbook.serve.front.capabilities import load_capabilities
+from openbook.serve.front.energy import SharedEnergy
+from openbook.serve.front.pool import Pool, parse_upstream
 from openbook.serve.front.store import Store
 
-__all__ = ["Door", "Pool", "Store"]
+
+@dataclass(frozen=True)
+class Front:
+    """Without a store: no keys, no aliases, no usage. Without a pool: no models but the server's own."""
+
+    store: Store | None
+    pool: Pool | None
+    energy: SharedEnergy
+
+    @property
+    def has_keys(self) -> bool:
+        return self.store is not None and bool(self.store.keys())
+
+    @asynccontextmanager
+    async def running(self, desk: Desk) -> AsyncIterator[None]:
+        """To be entered on the server's event loop."""
+
+        def told() -> None:
+            if self.store is not None:
+                self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
+
+        if self.pool is not None:
+            await self.pool.start(told)
+        told()
+        try:
+            yield
+        finally:
+            if self.pool is not None:
+                await self.pool.stop()
+
+
+def open_front(store: Path | None, upstreams: Sequence[str], capabilities: Path | None, powercap: Path = POWERCAP) -> Front:
+    """Raises InputError for a file or an address that cannot be used."""
+    kinds = load_capabilities(capabilities)
+    pool = Pool([parse_upstream(text, kinds) for text in upstreams], kinds) if upstreams else None
+    return Front(None if store is None else Store(store), pool, SharedEnergy(counters(powercap) if store else []))

@@ -9,7 +9,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,8 +82,9 @@ class Pool:
         self.upstreams, self._kinds, self._every = upstreams, kinds, check_every
         self._checks: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Returns once every engine has been asked for its models, whether it answered or not."""
+    async def start(self, changed: Callable[[], None]) -> None:
+        """Returns once every engine was asked for its models, whether it answered or not; `changed` is called when there are others."""
+        self._changed = changed
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS)  # an answer may take long: its own limit ends it
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self.client = httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False, trust_env=False)
@@ -110,7 +111,9 @@ class Pool:
         except (httpx.HTTPError, TimeoutError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self.eject(upstream, str(error) or type(error).__name__)
             return
-        upstream.models = models
+        others, upstream.models = models.keys() != upstream.models.keys(), models
+        if others:
+            self._changed()
         if upstream.kind is None:
             owners = {str(model.get("owned_by")) for model in models.values()}
             upstream.kind = next((name for name, kind in self._kinds.items() if owners & set(kind.owned_by)), None)

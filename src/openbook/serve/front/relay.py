@@ -162,16 +162,14 @@ class Relay(Answer):
     def _note(self, usage: Any) -> bool:
         """Takes over what the engine counted; False if that is nothing."""
         usage = _object(usage)
-        read, drawn = (
-            usage.get(f"{old}_tokens", usage.get(f"{new}_tokens")) for old, new in (("prompt", "input"), ("completion", "output"))
-        )
-        if not _count(read):
+        read = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+        if read is None:
             return False
-        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-        cached = _object(details).get("cached_tokens")
+        details = _object(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
         account = self._account
-        account.prompt_tokens, account.completion_tokens = read, drawn if _count(drawn) else 0
-        account.cached_tokens = cached if _count(cached) else 0
+        account.prompt_tokens = read
+        account.completion_tokens = _count(usage.get("completion_tokens", usage.get("output_tokens"))) or 0
+        account.cached_tokens = _count(details.get("cached_tokens")) or 0
         self.exact = True
         return True
 

@@ -165,13 +165,19 @@ class Store:
     def aliases(self) -> dict[str, Targets]:
         """What each alias means now."""
         rows = self.read("select name, targets from aliases where id in (select max(id) from aliases group by name) order by name")
-        found = {row["name"]: tuple((name, share) for name, share in json.loads(row["targets"])) for row in rows}
-        return {name: targets for name, targets in found.items() if targets}
+        return {row["name"]: targets for row in rows if (targets := _targets(row))}
 
-    def alias_history(self, name: str) -> list[tuple[float, Targets]]:
-        """(time, targets) of each setting, oldest first; no targets where it was removed."""
-        rows = self.read("select since, targets from aliases where name = ? order by id", name)
-        return [(row["since"], tuple((target, share) for target, share in json.loads(row["targets"]))) for row in rows]
+    def alias_history(self) -> list[tuple[str, float, Targets]]:
+        """(alias, time, targets) of each setting, oldest first; no targets where one was removed."""
+        return [(row["name"], row["since"], _targets(row)) for row in self.read("select name, since, targets from aliases order by id")]
+
+    def roll_back(self, name: str) -> Targets:
+        """Sets an alias to what it was before. Raises InputError if it was nothing before."""
+        settings = [targets for alias, _, targets in self.alias_history() if alias == name]
+        if len(settings) < 2:
+            raise InputError(f"{self.path}: the alias {name!r} has nothing before to go back to")
+        self.set_alias(name, settings[-2])
+        return settings[-2]
 
     def set_alias(self, name: str, targets: Targets) -> None:
         """No targets remove it. Raises InputError for models that the last server did not have, and for an alias with a model's name."""
@@ -208,6 +214,10 @@ class Store:
 
 def _json(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
+
+
+def _targets(row: sqlite3.Row) -> Targets:
+    return tuple((model, share) for model, share in json.loads(row["targets"]))
 
 
 def _key(row: sqlite3.Row) -> Key:
