@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from openbook.serve.api import chat, completions, embeddings, infill, responses, tokens
 from openbook.serve.api.answers import Answer
@@ -26,8 +27,6 @@ from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.storage import add_storage
 from openbook.serve.api.wire import Wire, read_json
 from openbook.serve.errors import ApiError, invalid
-from openbook.serve.front import Front
-from openbook.serve.front.door import Door
 
 ENDPOINTS: dict[str, tuple[type[Wire], Callable[[Desk, bytes, Account], Awaitable[Answer]]]] = {
     "/v1/completions": (completions.CompletionRequest, completions.begin),
@@ -41,6 +40,16 @@ QUESTIONS: dict[str, tuple[type[Wire], Callable[[Desk, bytes, Account], Awaitabl
     "/detokenize": (tokens.DetokenizeRequest, tokens.detokenize),
 }
 DESCRIPTION = "An OpenAI-compatible API. Errors are {error: {message, type, param, code}}; an explicit null means unset."
+
+
+class Front(Protocol):
+    """What may stand between the gate and the routes."""
+
+    def running(self, desk: Desk) -> AbstractAsyncContextManager[None]:
+        """Entered while the application runs."""
+
+    def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
+        """An application that lets requests through to another."""
 
 
 def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None) -> FastAPI:
@@ -73,7 +82,7 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
     _add_views(app, desk, metrics)
     _answer_errors(app)
     if front is not None:
-        app.add_middleware(Door, desk=desk, front=front, log_text=log_text)
+        app.add_middleware(front.door, desk=desk, log_text=log_text)
     if desk.limits.origins:
         app.add_middleware(CORSMiddleware, allow_origins=desk.limits.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Gate, desk=desk, over=metrics.count, log_text=log_text)

@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from openbook.logbook.meter import POWERCAP, counters
 from openbook.serve.api.desk import Desk
 from openbook.serve.front.capabilities import load_capabilities
+from openbook.serve.front.door import Door
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.pool import Pool, parse_upstream
 from openbook.serve.front.store import Store
@@ -26,6 +29,9 @@ class Front:
     @property
     def has_keys(self) -> bool:
         return self.store is not None and bool(self.store.keys())
+
+    def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
+        return Door(app, desk, self.store, self.pool, self.energy, log_text)
 
     @asynccontextmanager
     async def running(self, desk: Desk) -> AsyncIterator[None]:

@@ -24,10 +24,10 @@ from openbook.serve.api.desk import Account, Desk, account_of, read_body
 from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.wire import read_json
 from openbook.serve.errors import ApiError, invalid
-from openbook.serve.front import Front
 from openbook.serve.front.aliases import Targets, choose, who_asks
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.keys import MARK, Key, Keyring
+from openbook.serve.front.pool import Pool
 from openbook.serve.front.quota import Quotas, Reservation, at_most
 from openbook.serve.front.relay import Relay
 from openbook.serve.front.store import Store, Usage
@@ -39,12 +39,14 @@ log = logging.getLogger(__name__)
 
 
 class Door:
-    """ASGI. `log_text` puts bodies that go elsewhere into the access log."""
+    """ASGI. `store` is None for a server without keys, aliases and usage; `pool` for one without engines elsewhere.
 
-    def __init__(self, app: ASGIApp, desk: Desk, front: Front, log_text: bool) -> None:
+    `log_text` puts bodies that go elsewhere into the access log.
+    """
+
+    def __init__(self, app: ASGIApp, desk: Desk, store: Store | None, pool: Pool | None, energy: SharedEnergy, log_text: bool) -> None:
         self._app, self._desk, self._log_text = app, desk, log_text
-        self._store, self._pool, self._energy = front.store, front.pool, front.energy
-        store = front.store
+        self._store, self._pool, self._energy = store, pool, energy
         self._quotas = Quotas(store.spent if store else lambda since: {})
         self._generation = -1
         self._keys = Keyring([])
