@@ -48,10 +48,10 @@ class Served:
         """For texts that end as documents do."""
         return self.grammars if self.end == self.tokenizer.end_of_document else Grammars(self.tokenizer, self.tokenizer.end_of_document)
 
-    def card(self) -> dict[str, Any]:
-        """The model object of the API; the last two fields are this server's own."""
+    def card(self, name: str) -> dict[str, Any]:
+        """The model object of the API, under a name that the server has for it; the last two fields are this server's own."""
         return {
-            "id": self.name,
+            "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "openbook",

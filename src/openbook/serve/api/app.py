@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from openbook.serve.api import chat, completions, embeddings, infill, responses, tokens
 from openbook.serve.api.answers import Answer
-from openbook.serve.api.batches import Batches, Begin
+from openbook.serve.api.batches import Batches, BatchRequest, Begin
 from openbook.serve.api.desk import Account, Desk, account_of, read_body
 from openbook.serve.api.files import Files
 from openbook.serve.api.gate import Gate
@@ -73,7 +73,8 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
             if batches is not None:
                 await batches.stop()
 
-    app = FastAPI(title="openbook", description=DESCRIPTION, openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    no_pages: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="openbook", description=DESCRIPTION, lifespan=lifespan, **no_pages)
     for path, (model, begin) in ENDPOINTS.items():
         app.add_api_route(path, _answering(desk, begin, log_text), methods=["POST"], **_described(model, path))
     for path, (model, question) in QUESTIONS.items():
@@ -136,13 +137,13 @@ def _add_views(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
 
     @app.get("/v1/models", description="The models that this server has.")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [served.card() for served in desk.models.values()]}
+        return {"object": "list", "data": [served.card(name) for name, served in desk.models.items()]}
 
     @app.get("/v1/models/{identifier:path}", description="One of them.")
     async def one_model(identifier: str) -> dict[str, Any]:
-        return desk.model(identifier).card()
+        return desk.model(identifier).card(identifier)
 
-    wires = [model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()]]
+    wires = [BatchRequest, *(model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()])]
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:

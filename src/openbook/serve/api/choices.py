@@ -62,7 +62,8 @@ class Choice:
         """The part that an event settles, if any. To be called until `done`."""
         match event:
             case Scored():
-                self._take_prompt(event)
+                if self._prompt:  # else it was read for the cache alone
+                    self._take_prompt(event)
                 return self._part("")
             case Embedded():
                 self.vector = event.vector
