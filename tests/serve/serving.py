@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,16 +110,25 @@ def running(
 
     model.register_forward_pre_hook(before)
     engine = Engine(model, slots, queue)
-    listener = listen("127.0.0.1", 0)
     desk = Desk({name: describe(name, weights, engine, tokenizer)}, limits or Limits())
+    with serving(desk, front, data, engine.close) as url:
+        yield Served(url, engine, *load(weights), desk)
+
+
+@contextmanager
+def serving(desk: Desk, front: Front | None = None, data: Path | None = None, stop: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """The URL of a server of a desk's models; `stop` is called when it ends."""
+    listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(create_app(desk, data, front=front), http=PatientProtocol, ws="none", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(url_of(listener), engine, *load(weights), desk)
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        yield url_of(listener)
     finally:
         server.should_exit = True
-        engine.close()
+        stop()
         thread.join()
         listener.close()

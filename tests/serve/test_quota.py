@@ -42,7 +42,18 @@ def test_a_key_is_known_by_its_whole_text_until_it_is_revoked() -> None:
     (one, text), (other, _) = make("one", Grants(), False), make("other", Grants(), False)
     ring = Keyring([one, other])
     assert ring.find(text) is one and text.encode() not in repr(one).encode()
-    wrong = [text[:-1], text + "x", text.replace(one.id, other.id), f"ob-{one.id}-", "", "ob", "ob--", "ob-\udce9-x", text.upper(), one.hash.hex()]
+    wrong = [
+        text[:-1],
+        text + "x",
+        text.replace(one.id, other.id),
+        f"ob-{one.id}-",
+        "",
+        "ob",
+        "ob--",
+        "ob-\udce9-x",
+        text.upper(),
+        one.hash.hex(),
+    ]
     assert [ring.find(attempt) for attempt in wrong] == [None] * len(wrong)
     revoked = Key(one.id, one.name, one.hash, one.salt, revoked=1.0)
     assert Keyring([revoked]).find(text) is None and Keyring([revoked]) and not Keyring([])
@@ -92,7 +103,11 @@ def test_tokens_are_reserved_and_what_was_not_used_comes_back() -> None:
     assert quotas.reserve(key, 90).headers["x-ratelimit-remaining-tokens"] == "0"
     with pytest.raises(ApiError) as refused:
         quotas.reserve(key, 101)
-    assert refused.value.headers is not None and refused.value.headers["x-should-retry"] == "false" and "Retry-After" not in refused.value.headers
+    assert (
+        refused.value.headers is not None
+        and refused.value.headers["x-should-retry"] == "false"
+        and "Retry-After" not in refused.value.headers
+    )
 
 
 def test_use_beyond_the_reservation_is_a_debt() -> None:

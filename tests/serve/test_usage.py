@@ -99,7 +99,9 @@ def test_it_is_summed_up_as_asked(used: Store) -> None:
     by_key = {row["key"]: row for row in summary(used, ["key"])}
     assert by_key["ann"]["completion_tokens"] == 30 and by_key["ann"]["joules"] == 2.5 and by_key["ann"]["energy"] == "measured:rapl"
     assert (by_key["bob"]["joules"], by_key["bob"]["failed"], by_key[""]["requests"]) == (None, 1, 1)
-    assert [(row["day"], row["model"], row["requests"]) for row in summary(used, ["day", "model"], "1970-01-12")] == [("1970-01-12", "a", 2)]
+    assert [(row["day"], row["model"], row["requests"]) for row in summary(used, ["day", "model"], "1970-01-12")] == [
+        ("1970-01-12", "a", 2)
+    ]
     assert table(summary(used, ["model"]), ["model"])[-1].startswith("all")
     with pytest.raises(InputError, match="--by"):
         summary(used, ["key; drop table usage"])

@@ -97,7 +97,7 @@ class Door:
     def _names(self, key: Key | None) -> dict[str, dict[str, Any]]:
         """The model objects that a key may see."""
         cards = self._pool.cards() if self._pool else {}
-        cards |= {name: served.card() for name, served in self._desk.models.items()}
+        cards |= {name: served.card(name) for name, served in self._desk.models.items()}
         for alias in self._aliases:
             cards.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "openbook"})
         return {name: card for name, card in cards.items() if _permits(key, name)}
@@ -141,7 +141,7 @@ class Door:
         read, drawn = at_most(path, body)
         here = name in self._desk.models
         reservation = self._quotas.reserve(key, read + drawn) if key else None
-        job = _Job(path, account_of(request), reservation, self._store, self._energy if here else None)
+        job = _Job(path, name, account_of(request), reservation, self._store, self._energy if here else None)
         try:
             counted = job.counting(send)
             if here:
@@ -180,9 +180,9 @@ class _Job:
     """One request that was let in. Its row is on the disk before the last byte of its answer is sent."""
 
     def __init__(
-        self, path: str, account: Account, reservation: Reservation | None, store: Store | None, energy: SharedEnergy | None
+        self, path: str, model: str, account: Account, reservation: Reservation | None, store: Store | None, energy: SharedEnergy | None
     ) -> None:
-        self.path, self.account, self._reservation, self._store, self._energy = path, account, reservation, store, energy
+        self.path, self.model, self.account, self._reservation, self._store, self._energy = path, model, account, reservation, store, energy
         self.relay: Relay | None = None
         self._mark = energy.begin() if energy else 0.0
         self._status = 499  # the client went before there was an answer
@@ -218,7 +218,7 @@ class _Job:
         row = Usage(
             time.time(),
             account.key,
-            account.model or "",
+            self.model,
             self.path,
             self._status,
             account.prompt_tokens,
@@ -227,7 +227,7 @@ class _Job:
             round((time.monotonic() - account.began) * 1000, 3),
             None if joules is None else round(joules, 6),
             self._energy.source if self._energy and joules is not None else None,
-            "estimated" if self.relay and not self.relay.exact else "exact",
+            "estimated" if self.relay and not self.relay.exact and account.prompt_tokens else "exact",
         )
         try:
             await run_in_threadpool(self._store.record, row)
