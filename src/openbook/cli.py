@@ -301,18 +301,20 @@ def _span(opened: Any, steps: str) -> tuple[int, int]:
 
 @app.command()
 def deploy(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/pocket.toml.")],
-    target: Annotated[str, typer.Option("--for", metavar="SCHEDULER", help="slurm or kubernetes.")],
-    nodes: Annotated[int, typer.Option(min=1, help="At most so many machines; it goes on with fewer.")] = 1,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|WEIGHTS", help="A recipe to train, or a folder of exported weights to serve.")],
+    target: Annotated[str, typer.Option("--for", metavar="TARGET", help="slurm or kubernetes; vllm-slurm or vllm-kubernetes to serve.")],
+    nodes: Annotated[int, typer.Option(min=1, help="At most so many machines; a training goes on with fewer.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=0, help="0 trains on processors.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Print a job file that trains the recipe on a cluster: elastic, asked to stop before the time limit, started again after."""
-    from openbook.deploy import render
+    """Print a job file for a cluster: trains the recipe, elastic and through every interruption; or serves exported weights by vLLM."""
+    from openbook.deploy import SERVING, render, render_serving
     from openbook.recipe import load_recipe
 
-    loaded, _ = load_recipe(recipe)
-    text = render(loaded, recipe, target, nodes, gpus_per_node)
+    if target in SERVING:
+        text = render_serving(recipe, target, nodes, gpus_per_node)
+    else:
+        text = render(load_recipe(recipe)[0], recipe, target, nodes, gpus_per_node)
     show({"for": target, "file": text}, text.rstrip("\n"), as_json)
 
 
