@@ -74,11 +74,13 @@ class _Spelling:
 
 def json_schema(schema: dict[str, Any]) -> str:
     """The grammar of JSON texts that a schema describes. Raises InputError for what it cannot promise, by the keyword's name."""
-    grammar = f"start: {inline(schema)}"
-    failed, said = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(_spelt(schema)))
+    try:
+        failed, said = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(json.dumps(_spelt(schema))))
+    except ValueError as error:
+        raise InputError(_reason(str(error))) from None
     if failed:
         raise InputError(_reason(said[0]))
-    return grammar
+    return f"start: {inline(schema)}"
 
 
 def inline(schema: dict[str, Any]) -> str:
