@@ -91,7 +91,7 @@ def used(tmp_path: Path) -> Store:
         (11 * day, None, "a", 200, 1, None),
     ):
         energy = None if joules is None else "measured:rapl"
-        store.record(Usage(moment, key, model, "/v1/completions", status, tokens, 0, tokens, 1500.0, joules, energy, "exact"))
+        store.record([Usage(moment, key, model, "/v1/completions", status, tokens, 0, tokens, 1500.0, joules, energy, "exact")])
     return store
 
 

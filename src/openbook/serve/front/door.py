@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import sqlite3
 import time
 import uuid
 from collections.abc import Coroutine
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -27,6 +24,7 @@ from openbook.serve.errors import ApiError, invalid
 from openbook.serve.front.aliases import Targets, choose, who_asks
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.keys import MARK, Key, Keyring
+from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool
 from openbook.serve.front.quota import Quotas, Reservation, at_most
 from openbook.serve.front.relay import Relay
@@ -35,7 +33,6 @@ from openbook.serve.front.store import Store, Usage
 OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 """Pages and probes that tell nothing of anybody: no key needed to read them."""
 WORK = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/infill", "/tokenize", "/detokenize")
-log = logging.getLogger(__name__)
 
 
 class Door:
@@ -47,6 +44,7 @@ class Door:
     def __init__(self, app: ASGIApp, desk: Desk, store: Store | None, pool: Pool | None, energy: SharedEnergy, log_text: bool) -> None:
         self._app, self._desk, self._log_text = app, desk, log_text
         self._store, self._pool, self._energy = store, pool, energy
+        self._ledger = Ledger(store) if store else None
         self._quotas = Quotas(store.spent if store else lambda since: {})
         self._generation = -1
         self._keys = Keyring([])
@@ -141,7 +139,7 @@ class Door:
         read, drawn = at_most(path, body)
         here = name in self._desk.models
         reservation = self._quotas.reserve(key, read + drawn) if key else None
-        job = _Job(path, name, account_of(request), reservation, self._store, self._energy if here else None)
+        job = _Job(path, name, account_of(request), reservation, self._ledger, self._energy if here else None)
         try:
             counted = job.counting(send)
             if here:
@@ -180,9 +178,16 @@ class _Job:
     """One request that was let in. Its row is on the disk before the last byte of its answer is sent."""
 
     def __init__(
-        self, path: str, model: str, account: Account, reservation: Reservation | None, store: Store | None, energy: SharedEnergy | None
+        self, path: str, model: str, account: Account, reservation: Reservation | None, ledger: Ledger | None, energy: SharedEnergy | None
     ) -> None:
-        self.path, self.model, self.account, self._reservation, self._store, self._energy = path, model, account, reservation, store, energy
+        self.path, self.model, self.account, self._reservation, self._ledger, self._energy = (
+            path,
+            model,
+            account,
+            reservation,
+            ledger,
+            energy,
+        )
         self.relay: Relay | None = None
         self._mark = energy.begin() if energy else 0.0
         self._status = 499  # the client went before there was an answer
@@ -213,7 +218,7 @@ class _Job:
         if self._reservation:
             self._reservation.settle(account.prompt_tokens + account.completion_tokens)
         joules = self._energy.end(self._mark) if self._energy else None
-        if self._store is None:
+        if self._ledger is None:
             return
         row = Usage(
             time.time(),
@@ -229,10 +234,7 @@ class _Job:
             self._energy.source if self._energy and joules is not None else None,
             "estimated" if self.relay and not self.relay.exact and account.prompt_tokens else "exact",
         )
-        try:
-            await run_in_threadpool(self._store.record, row)
-        except sqlite3.Error:  # a full disk costs the row, not the answer
-            log.exception("the usage of a request could not be written: %s", row)
+        await self._ledger.record(row)
 
 
 def _permits(key: Key | None, name: str) -> bool:

@@ -200,11 +200,12 @@ class Store:
 
     # usage
 
-    def record(self, row: Usage) -> None:
-        """On the disk once this returns."""
+    def record(self, rows: Iterable[Usage]) -> None:
+        """All or none of them; on the disk once this returns."""
         columns = ", ".join(field.name for field in fields(Usage))
         with self._writing() as connection:
-            connection.execute(f"insert into usage ({columns}) values ({', '.join('?' * len(fields(Usage)))})", astuple(row))
+            query = f"insert into usage ({columns}) values ({', '.join('?' * len(fields(Usage)))})"
+            connection.executemany(query, [astuple(row) for row in rows])
 
     def spent(self, since: float) -> dict[str, int]:
         """Tokens by key id from a time on."""
