@@ -284,6 +284,14 @@ def test_embeddings_are_means_of_hidden_states(chatty: Served) -> None:
     assert default.usage.prompt_tokens == len(chatty.tokenizer.encode(text))
 
 
+def test_more_texts_than_the_queue_holds_are_embedded(served: Served) -> None:
+    texts = [f"text {index % 7}" for index in range(300)]
+    many = served.client.embeddings.create(model=NAME, input=texts, dimensions=4)
+    assert [one.index for one in many.data] == list(range(300))
+    assert many.usage.prompt_tokens == sum(len(served.tokenizer.encode(text)) for text in texts)
+    assert many.data[299].embedding == served.client.embeddings.create(model=NAME, input=texts[299], dimensions=4).data[0].embedding
+
+
 def expected_embedding(model: Transformer, ids: list[int]) -> Any:
     import torch
 

@@ -229,3 +229,26 @@ def test_pings_while_nothing_comes(weights: Path, monkeypatch: pytest.MonkeyPatc
             assert ": still here" in response.read().decode()
         stream = served.client.completions.create(**BODY, stream=True)  # type: ignore[call-overload]
         assert "".join(chunk.choices[0].text for chunk in stream), "the client does not mind"
+
+
+def test_a_failure_in_mid_stream_is_told_in_each_apis_way(weights: Path) -> None:
+    passes = iter(range(1000))
+
+    def fail_now_and_then() -> None:
+        if next(passes) % 4 == 3:
+            raise RuntimeError("secret detail")
+
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+        "/v1/responses": {"input": "a"},
+    }
+    with running(weights, slow=fail_now_and_then) as served:
+        for path, body in bodies.items():
+            answer = httpx.post(served.url + path, json={"model": NAME, "stream": True, "temperature": 0, **body}).text
+            *_, last, end = [frame for frame in answer.split("\n\n") if frame] if "DONE" in answer else [*answer.strip().split("\n\n"), ""]
+            content = json.loads(last.split("data: ")[1])
+            message = content["message"] if path == "/v1/responses" else content["error"]["message"]
+            assert "RuntimeError" in message and "secret" not in answer
+            assert end == ("" if path == "/v1/responses" else "data: [DONE]")
+        events = list(served.client.responses.create(model=NAME, input="a", stream=True, temperature=0))
+        assert events[-1].type == "error", "the client hands it on"

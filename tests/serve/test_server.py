@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -26,7 +27,8 @@ import sys
 from pathlib import Path
 import torch
 from openbook.serve import Options, serve
-serve({"tiny": Path(sys.argv[1])}, Options(port=0, threads=1), lambda url: print(url, torch.get_num_threads(), flush=True))
+options = Options(port=0, threads=1, log=sys.argv[1] + "/access.log")
+serve({"tiny": Path(sys.argv[1])}, options, lambda url: print(url, torch.get_num_threads(), flush=True))
 """
 SLOW_PROGRAM = """
 import time
@@ -63,6 +65,8 @@ def test_it_answers_once_it_says_so_and_ctrl_c_ends_it_in_good_order(weights: Pa
         assert seen[-1].choices[0].finish_reason == "length", "an answer under way is finished"
         _, errors = server.communicate(timeout=20)
         assert (server.returncode, errors.strip()) == (0, "stopped")
+        logged = [json.loads(line) for line in (weights / "access.log").read_text().splitlines()]
+        assert [line["completion_tokens"] for line in logged][-2:] == [2, 60]
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
 

@@ -32,11 +32,11 @@ class Sequences:
     def __init__(self, served: Served, jobs: Sequence[Job], choices: Sequence[Choice], account: Account) -> None:
         self.choices, self._account = choices, account
         account.model = served.name
-        account.prompt_tokens = sum(len(prompt) for prompt in {id(job.prompt): job.prompt for job in jobs}.values())  # choices share one
         if len(jobs) > served.engine.queue:
-            raise invalid("n", f"{len(jobs)} choices, of all prompts together, are more than the {served.engine.queue} this server takes")
+            raise invalid("n", f"{len(jobs)} are more choices than the {served.engine.queue} this server takes")
         self._events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
         self._work = self._submit(served, jobs)
+        account.prompt_tokens += sum(len(prompt) for prompt in {id(job.prompt): job.prompt for job in jobs}.values())  # choices share one
 
     def _submit(self, served: Served, jobs: Sequence[Job]) -> Work:
         loop = asyncio.get_running_loop()

@@ -143,7 +143,7 @@ def _add_views(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
     async def one_model(identifier: str) -> dict[str, Any]:
         return desk.model(identifier).card(identifier)
 
-    wires = [BatchRequest, *(model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()])]
+    wires: list[type[Wire]] = [BatchRequest, *(model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()])]
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:

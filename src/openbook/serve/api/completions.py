@@ -50,6 +50,10 @@ async def begin(desk: Desk, body: bytes, account: Account) -> Completion:
     """Raises ApiError."""
     asked = CompletionRequest.parse(body)
     served = desk.model(asked.model)
+    each = max(asked.n, asked.best_of)
+    if len(asked.prompt) * each > served.engine.queue:
+        many = f"{len(asked.prompt)} prompts x {each} are more choices than the {served.engine.queue} this server takes"
+        raise invalid("n" if each > 1 else "prompt", many)
     prompts = await encode(served, asked.prompt)
     if asked.suffix:
         prompts = await _around(served, prompts, asked.suffix)
@@ -57,7 +61,6 @@ async def begin(desk: Desk, body: bytes, account: Account) -> Completion:
         check_room(served, len(prompt), min(asked.max_tokens, 1), "prompt")
     bias = logit_bias_of(asked, served)
     mask = await run_in_threadpool(_mask, served, asked.response_format)
-    each = max(asked.n, asked.best_of)
     copies = [prompt for prompt in prompts for _ in range(each)]
     end = served.tokenizer.end_of_document
     scored = asked.echo and asked.logprobs is not None

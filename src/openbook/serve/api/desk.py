@@ -104,7 +104,7 @@ def blamed(param: str) -> Iterator[None]:
 
 async def encode(served: Served, prompts: list[Prompt], param: str = "prompt") -> list[list[int]]:
     """Token ids of each prompt. Raises ApiError for text that the tokenizer cannot spell and for ids that it does not have."""
-    return [await run_in_threadpool(encode_one, served, prompt, param) for prompt in prompts]
+    return await run_in_threadpool(lambda: [encode_one(served, prompt, param) for prompt in prompts])
 
 
 def encode_one(served: Served, prompt: Prompt, param: str) -> list[int]:
