@@ -144,3 +144,14 @@ def test_energy_comes_with_where_it_is_from(weights: Path, tmp_path: Path) -> No
         list(stream)
         (row,) = door.store.read("select joules, energy from usage")
     assert tuple(row) == (3.0, "measured:rapl, shared by requests in flight")
+
+
+def test_the_page_stands_alone_and_shows_names_as_text(used: Store, tmp_path: Path) -> None:
+    used.add(make("<script>alert(1)</script>", Grants(), admin=False)[0])
+    evil = used.key("<script>alert(1)</script>").id
+    used.record([Usage(86400.0, evil, "a&b", "/v1/completions", 200, 1, 0, 1, 1.0, None, None, "exact")])
+    run("usage", used.path, "--html", tmp_path / "usage.html")
+    page = (tmp_path / "usage.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and "a&amp;b" in page
+    assert all(f"<h2>By {name}</h2>" in page for name in ("key", "model", "day")) and "no key" in page
+    assert "http" not in page and page.count("<tr>") == 3 + 4 + 3 + 3

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from openbook import words
 from openbook.errors import InputError
+from openbook.page import fill, style
 from openbook.serve.front.store import Store
 
 BY = {"key": "coalesce(keys.name, usage.key, '')", "model": "usage.model", "day": "date(usage.time, 'unixepoch')"}
@@ -53,9 +55,5 @@ def table(rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[str]:
 
 def page(store: Store, since: str | None) -> str:
     """One self-contained page: tables by key, by model and by day."""
-    from pathlib import Path
-
-    from openbook.page import fill, style
-
     tables = [(name, summary(store, [name], since)) for name in BY]
     return fill(Path(__file__).parent, "usage.html.jinja", tables=tables, since=since, style=style(), energy=words.energy)
