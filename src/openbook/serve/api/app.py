@@ -51,6 +51,9 @@ class Front(Protocol):
     def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
         """An application that lets requests through to another."""
 
+    def counted(self, path: str, begin: Begin) -> Begin:
+        """For the lines of batches, which come through no door."""
+
 
 def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None) -> FastAPI:
     """An application that serves the models of a desk. The caller owns their engines, and closes them.
@@ -62,6 +65,8 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
     batches = None
     if data is not None:
         begins: dict[str, Begin] = {path: partial(begin, desk) for path, (_, begin) in ENDPOINTS.items() if path.startswith("/v1/")}
+        if front is not None:
+            begins = {path: front.counted(path, begin) for path, begin in begins.items()}
         batches = Batches(data / "batches", Files(data / "files"), begins)
 
     @asynccontextmanager

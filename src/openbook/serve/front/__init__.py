@@ -10,10 +10,13 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from openbook.logbook.meter import POWERCAP, counters
+from openbook.serve.api.batches import Begin
 from openbook.serve.api.desk import Desk
+from openbook.serve.front.admitted import counted
 from openbook.serve.front.capabilities import load_capabilities
 from openbook.serve.front.door import Door
 from openbook.serve.front.energy import SharedEnergy
+from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool, parse_upstream
 from openbook.serve.front.store import Store
 
@@ -24,6 +27,7 @@ class Front:
 
     store: Store | None
     pool: Pool | None
+    ledger: Ledger | None
     energy: SharedEnergy
 
     @property
@@ -31,7 +35,10 @@ class Front:
         return self.store is not None and bool(self.store.keys())
 
     def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
-        return Door(app, desk, self.store, self.pool, self.energy, log_text)
+        return Door(app, desk, self.store, self.pool, self.ledger, self.energy, log_text)
+
+    def counted(self, path: str, begin: Begin) -> Begin:
+        return counted(path, begin, self.ledger, self.energy)
 
     @asynccontextmanager
     async def running(self, desk: Desk) -> AsyncIterator[None]:
@@ -55,4 +62,6 @@ def open_front(store: Path | None, upstreams: Sequence[str], capabilities: Path 
     """Raises InputError for a file or an address that cannot be used."""
     kinds = load_capabilities(capabilities)
     pool = Pool([parse_upstream(text, kinds) for text in upstreams], kinds) if upstreams else None
-    return Front(None if store is None else Store(store), pool, SharedEnergy(counters(powercap) if store else []))
+    opened = None if store is None else Store(store)
+    energy = SharedEnergy(counters(powercap) if opened else [])
+    return Front(opened, pool, Ledger(opened) if opened else None, energy)

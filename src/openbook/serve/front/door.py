@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import uuid
 from collections.abc import Coroutine
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,14 +20,15 @@ from openbook.serve.api.desk import Account, Desk, account_of, read_body
 from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.wire import read_json
 from openbook.serve.errors import ApiError, invalid
+from openbook.serve.front.admitted import Admitted
 from openbook.serve.front.aliases import Targets, choose, who_asks
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.keys import MARK, Key, Keyring
 from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool
-from openbook.serve.front.quota import Quotas, Reservation, at_most
+from openbook.serve.front.quota import Quotas, at_most
 from openbook.serve.front.relay import Relay
-from openbook.serve.front.store import Store, Usage
+from openbook.serve.front.store import Store
 
 OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 """Pages and probes that tell nothing of anybody: no key needed to read them."""
@@ -41,10 +41,11 @@ class Door:
     `log_text` puts bodies that go elsewhere into the access log.
     """
 
-    def __init__(self, app: ASGIApp, desk: Desk, store: Store | None, pool: Pool | None, energy: SharedEnergy, log_text: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, desk: Desk, store: Store | None, pool: Pool | None, ledger: Ledger | None, energy: SharedEnergy, log_text: bool
+    ) -> None:
         self._app, self._desk, self._log_text = app, desk, log_text
-        self._store, self._pool, self._energy = store, pool, energy
-        self._ledger = Ledger(store) if store else None
+        self._store, self._pool, self._ledger, self._energy = store, pool, ledger, energy
         self._quotas = Quotas(store.spent if store else lambda since: {})
         self._generation = -1
         self._keys = Keyring([])
@@ -139,7 +140,7 @@ class Door:
         read, drawn = at_most(path, body)
         here = name in self._desk.models
         reservation = self._quotas.reserve(key, read + drawn) if key else None
-        job = _Job(path, name, account_of(request), reservation, self._ledger, self._energy if here else None)
+        job = Admitted(path, name, account_of(request), reservation, self._ledger, self._energy if here else None)
         try:
             counted = job.counting(send)
             if here:
@@ -153,7 +154,7 @@ class Door:
             raise
         await job.over(None)
 
-    async def _pass_on(self, job: _Job, body: dict[str, Any], read: int, request: Request, send: Send) -> None:
+    async def _pass_on(self, job: Admitted, body: dict[str, Any], read: int, request: Request, send: Send) -> None:
         if body.get("stream") not in (None, True, False):
             raise invalid("stream", "must be true or false")
         assert self._pool is not None
@@ -172,69 +173,6 @@ class Door:
             await EventStream(relay, {}, seconds)(request.scope, request.receive, send)
         finally:
             await relay.close()
-
-
-class _Job:
-    """One request that was let in. Its row is on the disk before the last byte of its answer is sent."""
-
-    def __init__(
-        self, path: str, model: str, account: Account, reservation: Reservation | None, ledger: Ledger | None, energy: SharedEnergy | None
-    ) -> None:
-        self.path, self.model, self.account, self._reservation, self._ledger, self._energy = (
-            path,
-            model,
-            account,
-            reservation,
-            ledger,
-            energy,
-        )
-        self.relay: Relay | None = None
-        self._mark = energy.begin() if energy else 0.0
-        self._status = 499  # the client went before there was an answer
-        self._over = False
-
-    def counting(self, send: Send) -> Send:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._status = message["status"]
-                if self._reservation:
-                    MutableHeaders(scope=message).update(self._reservation.headers)
-            elif message["type"] == "http.response.body" and not message.get("more_body"):
-                await self.over(None)
-            await send(message)
-
-        return counted
-
-    async def over(self, error: BaseException | None) -> None:
-        """To be called once the request is; a second call does nothing."""
-        if self._over:
-            return
-        self._over = True
-        if isinstance(error, ApiError):
-            self._status = error.status
-        account = self.account
-        if self._status >= 400 and not account.completion_tokens and self._status != 499:
-            account.prompt_tokens = account.cached_tokens = 0  # refused: nothing was read
-        if self._reservation:
-            self._reservation.settle(account.prompt_tokens + account.completion_tokens)
-        joules = self._energy.end(self._mark) if self._energy else None
-        if self._ledger is None:
-            return
-        row = Usage(
-            time.time(),
-            account.key,
-            self.model,
-            self.path,
-            self._status,
-            account.prompt_tokens,
-            account.cached_tokens,
-            account.completion_tokens,
-            round((time.monotonic() - account.began) * 1000, 3),
-            None if joules is None else round(joules, 6),
-            self._energy.source if self._energy and joules is not None else None,
-            "estimated" if self.relay and not self.relay.exact and account.prompt_tokens else "exact",
-        )
-        await self._ledger.record(row)
 
 
 def _permits(key: Key | None, name: str) -> bool:
