@@ -26,9 +26,9 @@ from typing import Any
 
 import httpx
 
-from openbook.serve.front.keys import Grants, make
-from openbook.serve.front.store import Store
-from openbook.serve.front.usage import summary
+from openbook.accounts.keys import Grants, make
+from openbook.accounts.store import Store
+from openbook.accounts.usage import summary
 
 PROGRAM = """
 import sys

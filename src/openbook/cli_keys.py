@@ -16,8 +16,8 @@ from openbook.arguments import Json, show
 from openbook.errors import InputError
 
 if TYPE_CHECKING:
-    from openbook.serve.front.aliases import Targets
-    from openbook.serve.front.keys import Key
+    from openbook.accounts.aliases import Targets
+    from openbook.accounts.keys import Key
 
 keys = typer.Typer(no_args_is_help=True, add_completion=False)
 alias = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -44,8 +44,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key, and show it: the only time that anybody can. Makes the store as well, if there is none."""
-    from openbook.serve.front.keys import Grants, make
-    from openbook.serve.front.store import Store
+    from openbook.accounts.keys import Grants, make
+    from openbook.accounts.store import Store
 
     if not name.strip() or not name.isprintable() or len(name) > 100:
         raise InputError(f"{name[:100]!r}: a key's name should be 1 to 100 printable characters")
@@ -58,7 +58,7 @@ def create(
 @keys.command("list")
 def list_keys(store: StoreArgument, as_json: Json = False) -> None:
     """List the keys, revoked ones too. What a key reads is kept nowhere."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     found = Store(store).keys()
     lines = [f"{key.id}  {key.name:20}  {_date(key.created)}  {_limits(key)}" for key in found]
@@ -68,7 +68,7 @@ def list_keys(store: StoreArgument, as_json: Json = False) -> None:
 @keys.command("revoke")
 def revoke(store: StoreArgument, name: NameArgument, as_json: Json = False) -> None:
     """Revoke a key; a running server refuses it from the next request on."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     opened = Store(store)
     key = opened.key(name)
@@ -89,7 +89,7 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Change what a key may do; what is not named stays. Without options: show it."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     if model and every_model:
         raise InputError("--model and --every-model: leave one of them out")
@@ -150,8 +150,8 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Show who used how much: requests, tokens, time, measured energy."""
-    from openbook.serve.front.store import Store
-    from openbook.serve.front.usage import COLUMNS, page, summary, table
+    from openbook.accounts.store import Store
+    from openbook.accounts.usage import COLUMNS, page, summary, table
 
     if as_csv and as_json:
         raise InputError("--csv and --json: leave one of them out")
@@ -179,8 +179,8 @@ def set_alias(
     as_json: Json = False,
 ) -> None:
     """Say what an alias stands for; a running server follows with the next request."""
-    from openbook.serve.front.aliases import parse_alias
-    from openbook.serve.front.store import Store
+    from openbook.accounts.aliases import parse_alias
+    from openbook.accounts.store import Store
 
     name, targets = parse_alias(what)
     Store(store).set_alias(name, targets)
@@ -190,7 +190,7 @@ def set_alias(
 @alias.command("back")
 def back(store: StoreArgument, name: Annotated[str, typer.Argument(metavar="ALIAS")], as_json: Json = False) -> None:
     """Return an alias to what it stood for before its last change."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     targets = Store(store).roll_back(name)
     show({"alias": name, "targets": dict(targets)}, _said(name, targets), as_json)
@@ -199,7 +199,7 @@ def back(store: StoreArgument, name: Annotated[str, typer.Argument(metavar="ALIA
 @alias.command("remove")
 def remove(store: StoreArgument, name: Annotated[str, typer.Argument(metavar="ALIAS")], as_json: Json = False) -> None:
     """Remove an alias; `openbook alias back` returns it."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     opened = Store(store)
     if name not in opened.aliases():
@@ -215,7 +215,7 @@ def list_aliases(
     as_json: Json = False,
 ) -> None:
     """List the aliases."""
-    from openbook.serve.front.store import Store
+    from openbook.accounts.store import Store
 
     opened = Store(store)
     if history:

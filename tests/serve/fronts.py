@@ -9,9 +9,9 @@ from pathlib import Path
 
 import openai
 
+from openbook.accounts.keys import Grants, Key, make
+from openbook.accounts.store import Store
 from openbook.serve.front import open_front
-from openbook.serve.front.keys import Grants, Key, make
-from openbook.serve.front.store import Store
 from serve.serving import NAME, Served, running
 
 

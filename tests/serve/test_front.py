@@ -17,11 +17,11 @@ import httpx
 import openai
 import pytest
 
+from openbook.accounts.aliases import parse_alias
+from openbook.accounts.keys import Grants
+from openbook.accounts.store import Store
 from openbook.errors import InputError
 from openbook.serve.api.gate import access
-from openbook.serve.front.aliases import parse_alias
-from openbook.serve.front.keys import Grants
-from openbook.serve.front.store import Store
 from serve.fronts import Guarded, guarded
 
 HTTP = httpx.Client(timeout=20, follow_redirects=False)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openbook.accounts.aliases import choose, parse_alias, who_asks
+from openbook.accounts.keys import Grants, Key, Keyring, make
 from openbook.errors import InputError
 from openbook.logbook.meter import counters
 from openbook.serve.errors import ApiError
-from openbook.serve.front.aliases import choose, parse_alias, who_asks
 from openbook.serve.front.energy import SharedEnergy
-from openbook.serve.front.keys import Grants, Key, Keyring, make
 from openbook.serve.front.quota import Quotas, at_most, span
 
 NOVEMBER = 1795996800.0 - 10 * 86400

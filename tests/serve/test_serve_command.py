@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from openbook.accounts.keys import Grants, make
+from openbook.accounts.store import Store
 from openbook.cli_serve import _named
 from openbook.errors import InputError
 from openbook.serve import Options, serve
-from openbook.serve.front.keys import Grants, make
-from openbook.serve.front.store import Store
 
 PROGRAM = """
 import sys

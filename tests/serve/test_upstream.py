@@ -14,13 +14,13 @@ import httpx
 import openai
 import pytest
 
+from openbook.accounts.keys import Grants, make
+from openbook.accounts.store import Store
 from openbook.errors import InputError
 from openbook.serve.api import Desk, Limits
 from openbook.serve.front import open_front, relay
 from openbook.serve.front.capabilities import load_capabilities
-from openbook.serve.front.keys import Grants, make
 from openbook.serve.front.pool import parse_upstream
-from openbook.serve.front.store import Store
 from serve.fronts import guarded
 from serve.serving import Served, serving
 from serve.stub import Stub, answer, hangs_up, says, streams, stub

@@ -16,11 +16,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from openbook.accounts.keys import Grants, make
+from openbook.accounts.store import Store, Usage
+from openbook.accounts.usage import summary, table
 from openbook.cli import app
 from openbook.errors import InputError
-from openbook.serve.front.keys import Grants, make
-from openbook.serve.front.store import Store, Usage
-from openbook.serve.front.usage import summary, table
 from serve.fronts import guarded
 
 PROGRAM = """

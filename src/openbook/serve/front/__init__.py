@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from openbook.accounts.store import Store
 from openbook.logbook.meter import POWERCAP, counters
 from openbook.serve.api.batches import Begin
 from openbook.serve.api.desk import Desk
@@ -18,7 +19,6 @@ from openbook.serve.front.door import Door
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool, parse_upstream
-from openbook.serve.front.store import Store
 
 
 @dataclass(frozen=True)

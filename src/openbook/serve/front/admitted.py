@@ -8,6 +8,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
 
+from openbook.accounts.store import Usage
 from openbook.serve.api.answers import Answer
 from openbook.serve.api.batches import Begin
 from openbook.serve.api.desk import Account
@@ -16,7 +17,6 @@ from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.quota import Reservation
 from openbook.serve.front.relay import Relay
-from openbook.serve.front.store import Usage
 
 
 class Admitted:

@@ -16,19 +16,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openbook.accounts.aliases import Targets, choose, who_asks
+from openbook.accounts.keys import MARK, Key, Keyring
+from openbook.accounts.store import Store
 from openbook.serve.api.desk import Account, Desk, account_of, read_body
 from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.wire import read_json
 from openbook.serve.errors import ApiError, invalid
 from openbook.serve.front.admitted import Admitted
-from openbook.serve.front.aliases import Targets, choose, who_asks
 from openbook.serve.front.energy import SharedEnergy
-from openbook.serve.front.keys import MARK, Key, Keyring
 from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool
 from openbook.serve.front.quota import Quotas, at_most
 from openbook.serve.front.relay import Relay
-from openbook.serve.front.store import Store
 
 OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 """Pages and probes that tell nothing of anybody: no key needed to read them."""

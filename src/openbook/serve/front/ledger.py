@@ -8,7 +8,7 @@ import sqlite3
 
 from starlette.concurrency import run_in_threadpool
 
-from openbook.serve.front.store import Store, Usage
+from openbook.accounts.store import Store, Usage
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from openbook.accounts.keys import Grants, Key
 from openbook.serve.errors import ApiError
-from openbook.serve.front.keys import Grants, Key
 
 BYTES_PER_TOKEN = 4
 UNSAID = 1024

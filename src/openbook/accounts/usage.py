@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from openbook import words
+from openbook.accounts.store import Store
 from openbook.errors import InputError
 from openbook.page import fill, style
-from openbook.serve.front.store import Store
 
 BY = {"key": "coalesce(keys.name, usage.key, '')", "model": "usage.model", "day": "date(usage.time, 'unixepoch')"}
 COLUMNS = ("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "joules", "energy", "estimated")

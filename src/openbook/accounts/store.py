@@ -16,9 +16,9 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from openbook.accounts.aliases import Targets
+from openbook.accounts.keys import Grants, Key
 from openbook.errors import InputError
-from openbook.serve.front.aliases import Targets
-from openbook.serve.front.keys import Grants, Key
 
 APPLICATION = 0x0B00C
 VERSION = 1
