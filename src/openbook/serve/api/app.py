@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -81,9 +82,9 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
     no_pages: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="openbook", description=DESCRIPTION, lifespan=lifespan, **no_pages)
     for path, (model, begin) in ENDPOINTS.items():
-        app.add_api_route(path, _answering(desk, begin, log_text), methods=["POST"], **_described(model, path))
+        app.add_api_route(path, _answering(desk, begin, log_text), methods=["POST"], **_described(model, path, begin))
     for path, (model, question) in QUESTIONS.items():
-        app.add_api_route(path, _asking(desk, question), methods=["POST"], **_described(model, path))
+        app.add_api_route(path, _asking(desk, question), methods=["POST"], **_described(model, path, question))
     add_storage(app, desk, batches)
     _add_views(app, desk, metrics)
     _answer_errors(app)
@@ -95,9 +96,9 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
     return app
 
 
-def _described(model: type[Wire], path: str) -> dict[str, Any]:
+def _described(model: type[Wire], path: str, handler: Callable[..., Any]) -> dict[str, Any]:
     name = path.removeprefix("/v1").strip("/").replace("/", "_")
-    described = (model.__doc__ or "").strip()
+    described = (sys.modules[handler.__module__].__doc__ or "").strip().splitlines()[0]
     return {"response_model": None, "openapi_extra": body_of(model), "name": name, "operation_id": name, "description": described}
 
 
