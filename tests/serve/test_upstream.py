@@ -150,6 +150,8 @@ def test_after_the_first_byte_a_failure_is_told(tmp_path: Path) -> None:
         (says(b"[1]"), 502, "not an object"),
         (says(b"[" * 100_000), 502, "not JSON"),
         (says(b"\xff{"), 502, "not JSON"),
+        (says(b'{"logprob": -Infinity}'), 502, "not JSON"),
+        (says(b'{"text": "\\ud800"}'), 502, "not JSON"),
     ],
 )
 def test_strange_answers(tmp_path: Path, act: object, status: int, says_so: str) -> None:
@@ -157,6 +159,15 @@ def test_strange_answers(tmp_path: Path, act: object, status: int, says_so: str)
         refused = post(url)
         assert refused.status_code == status and says_so in refused.json()["error"]["message"] and len(engine.bodies) == 1
         assert "sk-1" not in refused.text and "<html>" not in refused.text
+
+
+def test_what_went_elsewhere_is_in_the_metrics_and_odd_names_are_left_out(tmp_path: Path) -> None:
+    with stub(says(WHOLE)) as engine:
+        engine.models = b'{"data": [{"id": "m"}, {"id": "\\ud800"}, {"id": "a\\nb"}, {"id": ""}]}'
+        with front(tmp_path, engine.url) as (url, store):
+            assert [model["id"] for model in HTTP.get(f"{url}/v1/models").json()["data"]] == ["m"] and store.models() == {"m"}
+            assert post(url).status_code == 200
+            assert 'openbook_requests_total{model="m",path="/v1/completions",status="200"} 1.0' in HTTP.get(f"{url}/metrics").text
 
 
 def test_its_own_limits_come_through(tmp_path: Path) -> None:

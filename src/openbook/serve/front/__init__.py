@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from openbook.serve.front.door import Door
 from openbook.serve.front.energy import SharedEnergy
 from openbook.serve.front.ledger import Ledger
 from openbook.serve.front.pool import Pool, parse_upstream
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ class Front:
 
         def told() -> None:
             if self.store is not None:
-                self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
+                try:
+                    self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
+                except sqlite3.Error:
+                    log.exception("the names of the models could not be written")
 
         if self.pool is not None:
             await self.pool.start(told)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -61,6 +62,8 @@ class Door:
             if path in OPEN and reads:
                 await self._app(scope, receive, send)
                 return
+            if path in (*WORK, "/v1/models"):
+                scope["route"] = SimpleNamespace(path=path)  # what the metrics call it, if no route of ours will see it
             key = self._who(scope)
             if path in WORK and scope["method"] == "POST":
                 await self._work(path, key, scope, receive, send)

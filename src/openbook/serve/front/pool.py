@@ -25,6 +25,7 @@ from openbook.serve.front.capabilities import Kind
 CHECK_EVERY = 5.0
 CONNECT_SECONDS = 5.0
 LARGEST_LIST = 4 * 2**20
+LONGEST_NAME = 300
 
 
 @dataclass
@@ -131,7 +132,8 @@ class Pool:
                 if len(content) > LARGEST_LIST:
                     raise ValueError("its list of models is too long")
         listed = httpx.Response(200, content=bytes(content)).json()["data"]
-        return {str(model["id"]): dict(model) for model in listed}
+        models = {str(model["id"]): dict(model) for model in listed}
+        return {name: model for name, model in models.items() if name.isprintable() and 0 < len(name) <= LONGEST_NAME}
 
     def eject(self, upstream: Upstream, why: str) -> None:
         """Leaves it out until it answers again."""

@@ -95,7 +95,8 @@ class Relay(Answer):
 
     async def whole(self) -> dict[str, Any]:
         try:
-            content = json.loads(await self._rest())
+            content = json.loads(await self._rest(), parse_constant=_not_json)
+            json.dumps(content, ensure_ascii=False).encode()  # half a character, spelled by an escape, could not be passed on
         except (ValueError, RecursionError):
             raise ApiError(502, "the engine's answer is not JSON", None, "upstream_failed") from None
         if not isinstance(content, dict):
@@ -178,6 +179,10 @@ def _frames(content: bytes) -> list[bytes]:
     """Whole events with the blank lines that end them, and last what is not whole yet."""
     ends = [0, *(match.end() for match in FRAME_END.finditer(content)), len(content)]
     return [content[begin:end] for begin, end in pairwise(ends)]
+
+
+def _not_json(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _count(value: Any) -> int | None:
