@@ -199,6 +199,16 @@ def test_what_an_engine_cannot_do_is_said_by_name(tmp_path: Path) -> None:
         load_capabilities(table)
 
 
+def test_tenants_share_nothing_in_an_engine_s_prefix_cache(tmp_path: Path) -> None:
+    with stub(says(WHOLE), owner="vllm") as engine, front(tmp_path, engine.url) as (url, store):
+        keys = [make(name, Grants(), admin=False) for name in ("ann", "bob")]
+        for key, text in keys:
+            store.add(key)
+            body = {"model": "m", "prompt": "x", "cache_salt": keys[0][0].salt}
+            assert HTTP.post(f"{url}/v1/completions", headers={"Authorization": f"Bearer {text}"}, json=body).status_code == 200
+        assert [body["cache_salt"] for body in engine.bodies] == [key.salt for key, _ in keys], "nobody chooses another's"
+
+
 def test_an_engine_that_goes_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stub(says(WHOLE)) as engine:
         address = engine.listener.getsockname()

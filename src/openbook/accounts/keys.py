@@ -49,7 +49,7 @@ def make(name: str, grants: Grants, admin: bool) -> tuple[Key, str]:
     """A key, and the text of it, which nothing else keeps."""
     identifier = secrets.token_hex(6)
     text = f"{MARK}-{identifier}-{secrets.token_urlsafe(32)}"
-    return Key(identifier, name, _hash(text), secrets.token_hex(16), grants, admin), text
+    return Key(identifier, name, _hash(text), secrets.token_hex(32), grants, admin), text
 
 
 def _hash(text: str) -> bytes:

@@ -20,11 +20,15 @@ class Kind(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     owned_by: list[str] = []
+    salt: str | None = None
     paths: tuple[str, ...] = PASSED_ON
     refuses: dict[str, dict[str, str]] = {}
 
-    def fitted(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The body without fields that ask for nothing and that the engine does not know. Raises ApiError 400 for what it cannot do."""
+    def fitted(self, path: str, body: dict[str, Any], tenant: str = "") -> dict[str, Any]:
+        """The body without fields that ask for nothing and that the engine does not know, and with the tenant's salt.
+
+        Raises ApiError 400 for what the engine cannot do.
+        """
         if path not in self.paths:
             raise ApiError(400, f"the engine behind the model {body.get('model')!r} has no {path}", "model", "unsupported_by_upstream")
         refused = self.refuses.get(path, {})
@@ -33,7 +37,8 @@ class Kind(BaseModel):
             if all(_asks(name, body) for name in names):
                 message = f"{' with '.join(names)}: not for the model {body.get('model')!r}: {why}"
                 raise ApiError(400, message, names[0], "unsupported_by_upstream")
-        return {name: value for name, value in body.items() if name not in refused or _asks(name, body)}
+        salted = {self.salt: tenant} if self.salt and tenant and path.endswith("/completions") else {}
+        return {name: value for name, value in body.items() if name not in refused or _asks(name, body)} | salted
 
 
 def _asks(name: str, body: dict[str, Any]) -> bool:

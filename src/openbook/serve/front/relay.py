@@ -53,7 +53,7 @@ class Relay(Answer):
         tried: list[Upstream] = []
         while True:
             upstream = self._pool.pick(self._body["model"], tried)
-            body = self._pool.kind(upstream).fitted(self._path, self._body)
+            body = self._pool.kind(upstream).fitted(self._path, self._body, self._account.tenant)
             try:
                 if await self._begin(upstream, body):
                     return
