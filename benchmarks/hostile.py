@@ -176,7 +176,7 @@ from openbook.serve import Options, serve
 from serve.serving import save_chatty
 folder = Path(sys.argv[1])
 save_chatty(folder)
-serve(folder, "tiny", Options(port=0, threads=1, data=folder / "data"), lambda url: print(url, flush=True))
+serve({"tiny": folder}, Options(port=0, threads=1, data=folder / "data"), lambda url: print(url, flush=True))
 """
 
 

@@ -7,7 +7,6 @@ one line and exit status 2; a failure of the machine is one line and exit status
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,8 +20,10 @@ from openbook.cli_corpus import corpus
 from openbook.cli_evaluate import data, evaluate
 from openbook.cli_export import export
 from openbook.cli_import import import_command
+from openbook.cli_keys import alias, keys, usage
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
+from openbook.cli_serve import serve
 from openbook.cli_stages import Again, one_stage, tell, weights_of
 from openbook.cli_tokens import tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
@@ -40,6 +41,10 @@ app.command("import")(import_command)
 app.command()(evaluate)
 app.command()(data)
 app.command()(audit)
+app.command()(serve)
+app.add_typer(keys, name="keys", help="Keys to a server: who may use which models, and how much.")
+app.command()(usage)
+app.add_typer(alias, name="alias", help="Names that stand for models, with a share of the traffic each; moved while a server runs.")
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
@@ -251,18 +256,20 @@ def _span(opened: Any, steps: str) -> tuple[int, int]:
 
 @app.command()
 def deploy(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/pocket.toml.")],
-    target: Annotated[str, typer.Option("--for", metavar="SCHEDULER", help="slurm or kubernetes.")],
-    nodes: Annotated[int, typer.Option(min=1, help="At most so many machines; it goes on with fewer.")] = 1,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|WEIGHTS", help="A recipe to train, or a folder of exported weights to serve.")],
+    target: Annotated[str, typer.Option("--for", metavar="TARGET", help="slurm or kubernetes; vllm-slurm or vllm-kubernetes to serve.")],
+    nodes: Annotated[int, typer.Option(min=1, help="At most so many machines; a training goes on with fewer.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=0, help="0 trains on processors.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Print a job file that trains the recipe on a cluster: elastic, asked to stop before the time limit, started again after."""
-    from openbook.deploy import render
+    """Print a job file for a cluster: trains the recipe, elastic and through every interruption; or serves exported weights by vLLM."""
+    from openbook.deploy import SERVING, render, render_serving
     from openbook.recipe import load_recipe
 
-    loaded, _ = load_recipe(recipe)
-    text = render(loaded, recipe, target, nodes, gpus_per_node)
+    if target in SERVING:
+        text = render_serving(recipe, target, nodes, gpus_per_node)
+    else:
+        text = render(load_recipe(recipe)[0], recipe, target, nodes, gpus_per_node)
     show({"for": target, "file": text}, text.rstrip("\n"), as_json)
 
 
@@ -285,35 +292,6 @@ def generate(
         if not as_json:
             print((prompt if len(pieces) == 1 else "") + piece, end="", flush=True)
     show({"prompt": prompt, "text": "".join(pieces), "seed": seed}, "", as_json)
-
-
-@app.command()
-def serve(
-    run: RunArgument,
-    host: Annotated[str, typer.Option(help="The address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder that keeps files and batches; without one there are none.")] = None,
-    origin: Annotated[list[str] | None, typer.Option(help="An origin whose web pages may use the server, as https://example.com.")] = None,
-    log: Annotated[str | None, typer.Option(help="A file that gets a line of JSON for each request; - is the standard output.")] = None,
-    log_text: Annotated[bool, typer.Option("--log-text", help="Put the requests' text into the log.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Serve the weights through an OpenAI-compatible API."""
-    from openbook.serve import Options
-    from openbook.serve import serve as serve_forever
-
-    name = run.resolve().name
-
-    def ready(url: str) -> None:
-        body = json.dumps({"model": name, "prompt": "import"})
-        show(
-            {"url": f"{url}/v1", "model": name},
-            f"{name} at {url}/v1 (Ctrl-C stops it)\ntry  curl {url}/v1/completions -d '{body}'",
-            as_json,
-        )
-
-    serve_forever(weights_of(run), name, Options(host, port, threads, data, tuple(origin or ()), log, log_text), ready)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def test_without_declarations_the_card_says_what_is_missing(finished: Run) -> No
 
 
 def test_the_card_has_metadata_and_what_was_found_of_the_model(finished: Run, tmp_path: Path) -> None:
-    """Tasks and audits come from files of the run; without them nothing is said of a figure."""
+    """Tasks come from files of the run; without them nothing is said of a figure."""
     import yaml
 
     text = (finished.path / "weights" / "README.md").read_text(encoding="utf-8")
@@ -115,10 +115,7 @@ def test_the_card_has_metadata_and_what_was_found_of_the_model(finished: Run, tm
     shutil.copytree(finished.path, tmp_path / "run")
     run = Run(tmp_path / "run")
     (run.path / "scores" / "piqa.json").write_text(json.dumps(result))
-    (run.path / "audit").mkdir()
-    (run.path / "audit" / "gender.json").write_text("{}")
     [done] = [item for item in update(run, ["export"]) if item.stage == "export"]
     assert not done.skipped
     text = (run.path / "weights" / "README.md").read_text(encoding="utf-8")
     assert "| piqa | 1 | accuracy | 0.5123 | 0.4894 … 0.5352 | 0.5000 | 1,838 | 2 |" in text
-    assert "Audits of this model in its run: `audit/gender.json`." in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from openbook.recipe import TokenizerSection
 from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.engine import Engine
 from openbook.serve.engine.model import Piece
+from openbook.serve.front import Front
 from openbook.serve.local import load
 from openbook.serve.protocol import PatientProtocol
 from openbook.serve.served import describe
@@ -107,22 +109,33 @@ def running(
     slow: Callable[[], object] | None = None,
     limits: Limits | None = None,
     data: Path | None = None,
+    front: Front | None = None,
+    name: str = NAME,
 ) -> Iterator[Served]:
     """`slow` is called before each step of the engine."""
     model, tokenizer = load(weights)
     engine = Engine(model, slots, queue)
     if slow is not None:
         before_each_step(engine, slow)
+    desk = Desk({name: describe(name, weights, engine, tokenizer)}, limits or Limits())
+    with serving(desk, front, data, engine.close) as url:
+        yield Served(url, engine, *load(weights), desk)
+
+
+@contextmanager
+def serving(desk: Desk, front: Front | None = None, data: Path | None = None, stop: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """The URL of a server of a desk's models; `stop` is called when it ends."""
     listener = listen("127.0.0.1", 0)
-    desk = Desk({NAME: describe(NAME, weights, engine, tokenizer)}, limits or Limits())
-    config = uvicorn.Config(create_app(desk, data), http=PatientProtocol, ws="none", log_level="error")
+    config = uvicorn.Config(create_app(desk, data, front=front), http=PatientProtocol, ws="none", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Served(url_of(listener), engine, *load(weights), desk)
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        yield url_of(listener)
     finally:
         server.should_exit = True
-        engine.close()
+        stop()
         thread.join()
         listener.close()

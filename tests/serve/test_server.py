@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from openbook.serve import Options, serve
 options = Options(port=0, threads=1, log=sys.argv[1] + "/access.log")
-serve(Path(sys.argv[1]), "tiny", options, lambda url: print(url, torch.get_num_threads(), flush=True))
+serve({"tiny": Path(sys.argv[1])}, options, lambda url: print(url, torch.get_num_threads(), flush=True))
 """
 SLOW_PROGRAM = """
 import time
@@ -87,7 +87,7 @@ def test_a_port_in_use_is_one_line_before_the_weights_are_read(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=rf"^port {port} on 127\.0\.0\.1 is in use.*--port") as caught:
-            serve(tmp_path / "nothing", "tiny", Options(port=port), print)
+            serve({"tiny": tmp_path / "nothing"}, Options(port=port), print)
     assert "\n" not in str(caught.value)
 
 
@@ -108,7 +108,7 @@ def test_weights_that_are_not_there_free_the_port(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(InputError, match=r"tokenizer\.json"):
-        serve(tmp_path, "tiny", Options(port=port), print)
+        serve({"tiny": tmp_path}, Options(port=port), print)
     listen("127.0.0.1", port).close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openbook.errors import InputError
@@ -218,7 +218,7 @@ def gathered(events: list[Said | Called | Argued]) -> list[str]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_calls_are_found_however_the_text_is_cut(data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.sampled_from([CALL_F, CALL_G]), max_size=3))

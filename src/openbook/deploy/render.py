@@ -25,8 +25,6 @@ def render(recipe: Recipe, path: Path, target: str, nodes: int, gpus: int) -> st
 
     Raises InputError if there is no such scheduler, or more workers than microbatches.
     """
-    import jinja2
-
     if target not in TEMPLATES:
         raise InputError(f"--for {target}: should be one of {', '.join(TEMPLATES)}")
     workers = nodes * max(1, gpus)
@@ -37,14 +35,9 @@ def render(recipe: Recipe, path: Path, target: str, nodes: int, gpus: int) -> st
         )
     if gpus and recipe.train.device == "cpu":
         raise InputError(f'{path}: train.device = "cpu" needs no GPU; add --gpus-per-node 0, or change it to "auto"')
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    environment.filters["quoted"] = shlex.quote
     facts = {
         "name": recipe.name,
-        "label": re.sub(r"[^a-z0-9]+", "-", recipe.name).strip("-"),
+        "label": label_of(recipe.name),
         "recipe": str(path),
         "nodes": nodes,
         "gpus": gpus,
@@ -53,4 +46,24 @@ def render(recipe: Recipe, path: Path, target: str, nodes: int, gpus: int) -> st
         "notice": NOTICE_SECONDS,
         "restarts": 10 * nodes,
     }
-    return environment.get_template(TEMPLATES[target]).render(**facts) + "\n"
+    return filled(TEMPLATES[target], facts)
+
+
+def label_of(name: str) -> str:
+    """A name as clusters take it: lower-case letters, digits and dashes, at most 50."""
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower())[:50].strip("-")
+    if not label or not label[0].isalpha():
+        label = f"model-{label}".strip("-")
+    return label
+
+
+def filled(template: str, facts: dict[str, object]) -> str:
+    """A template of this folder with the facts in it; whatever it names and `facts` lacks is an error."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters["quoted"] = shlex.quote
+    return environment.get_template(template).render(**facts) + "\n"

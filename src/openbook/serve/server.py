@@ -7,15 +7,19 @@ import errno
 import ipaddress
 import logging
 import socket
+import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openbook.errors import InputError
 from openbook.progress import say
 from openbook.serve.local import load
+
+if TYPE_CHECKING:
+    from openbook.serve.front import Front
 
 GRACE = 3
 """Seconds that answers under way get to finish after Ctrl-C, before they are told that the server stops."""
@@ -33,22 +37,53 @@ class Options:
     origins: tuple[str, ...] = ()
     log: str | None = None
     log_text: bool = False
+    store: Path | None = None
+    """Keys, aliases and usage; see openbook.serve.front."""
+    upstreams: tuple[str, ...] = ()
+    """URL[,key=VARIABLE][,kind=KIND] of engines elsewhere, whose models are served, too."""
+    capabilities: Path | None = None
+    """A table of what engines elsewhere cannot do, in place of openbook's own."""
+    open: bool = False
+    """Whether a server without keys may listen beyond this machine."""
+    tls: tuple[Path, Path] | None = None
+    """(certificate chain, private key), both PEM."""
 
 
-def serve(weights: Path, name: str, options: Options, ready: Callable[[str], None]) -> None:
-    """Serves a folder of weights under a name until it is interrupted; calls `ready` with the server's URL once it answers.
+def serve(models: Mapping[str, Path], options: Options, ready: Callable[[str], None]) -> None:
+    """Serves folders of weights under their names until it is interrupted; calls `ready` with the server's URL once it answers.
 
-    Port 0 takes any free port. Raises InputError if the address cannot be listened on, which is found out before the weights are read, or
-    if the weights cannot be loaded.
+    Port 0 takes any free port. Raises InputError if the address cannot be listened on, or not without keys, which is found out before the
+    weights are read, or if the weights, the store or an option cannot be used.
     """
     import torch
 
+    from openbook.serve.front import open_front
+
+    if options.tls is not None:
+        _check_tls(*options.tls)
     with listen(options.host, options.port) as listener:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         if options.log is not None:
             _log_to(options.log)
-        _run(weights, name, listener, options, ready)
+        front = open_front(options.store, options.upstreams, options.capabilities)
+        try:
+            _check_open(listener, options, front)
+            _run(models, listener, options, front, ready)
+        finally:
+            if front.store is not None:
+                front.store.close()
+
+
+def _check_open(listener: socket.socket, options: Options, front: Front) -> None:
+    if options.open or front.has_keys or _local(listener):
+        return
+    have = f"openbook keys create {options.store or 'STORE'} NAME"
+    raise InputError(f"--host {options.host}: whoever can reach it could use this server; make a key (`{have}`, --store), or say --open")
+
+
+def _local(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _log_to(place: str) -> None:
@@ -91,7 +126,14 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"cannot listen on port {port} of {host}: {error.strerror}; choose another with --port or --host"
 
 
-def _run(weights: Path, name: str, listener: socket.socket, options: Options, ready: Callable[[str], None]) -> None:
+def _check_tls(certificate: Path, key: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"--tls-cert {certificate} --tls-key {key}: cannot be used: {error.strerror or error}") from None
+
+
+def _run(models: Mapping[str, Path], listener: socket.socket, options: Options, front: Front, ready: Callable[[str], None]) -> None:
     import uvicorn
 
     from openbook.serve.api import Desk, Limits, create_app
@@ -102,32 +144,33 @@ def _run(weights: Path, name: str, listener: socket.socket, options: Options, re
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            ready(url_of(listener))
+            ready(url_of(listener, options.tls is not None))
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             desk.draining = True
-            asyncio.get_running_loop().call_later(GRACE, engine.close)
+            for served in desk.models.values():
+                asyncio.get_running_loop().call_later(GRACE, served.engine.close)
             await super().shutdown(sockets)
 
-    address, _ = listener.getsockname()[:2]
-    local = ipaddress.ip_address(address).is_loopback
-    if not local:
-        say(f"warning: whoever can reach {address} can use this server; it asks for no key")
-    model, tokenizer = load(weights)
-    engine = Engine(model)
+    desk = Desk({}, Limits(origins=options.origins, local=_local(listener)))
+    found = {}
     try:
-        served = describe(name, weights, engine, tokenizer)
-        desk = Desk({name: served}, Limits(origins=options.origins, local=local))
-        app = create_app(desk, options.data, options.log_text)
+        for name, weights in models.items():
+            model, tokenizer = load(weights)
+            found[name] = describe(name, weights, Engine(model), tokenizer)
+        desk.models = found
+        app = create_app(desk, options.data, options.log_text, front if front.store or front.pool else None)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-        config = uvicorn.Config(app, http=PatientProtocol, ws="none", timeout_graceful_shutdown=2 * GRACE, **quiet)
+        tls: dict[str, Any] = dict(zip(("ssl_certfile", "ssl_keyfile"), options.tls or (), strict=False))
+        config = uvicorn.Config(app, http=PatientProtocol, ws="none", timeout_graceful_shutdown=2 * GRACE, **quiet, **tls)
         Server(config).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has shut down in good order and passes the signal on
         say("stopped")
     finally:
-        engine.close()
+        for served in found.values():
+            served.engine.close()
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, tls: bool = False) -> str:
     address, port = listener.getsockname()[:2]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return f"http{'s' if tls else ''}://{f'[{address}]' if ':' in address else address}:{port}"

@@ -35,7 +35,7 @@ class Sequences:
         if len(jobs) > served.engine.queue:
             raise invalid("n", f"{len(jobs)} are more choices than the {served.engine.queue} this server takes")
         self._events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
-        self._work = self._submit(served, jobs)
+        self._work = self._submit(served, [replace(job, salt=account.tenant or "") for job in jobs])
         account.prompt_tokens += sum(len(prompt) for prompt in {id(job.prompt): job.prompt for job in jobs}.values())  # choices share one
 
     def _submit(self, served: Served, jobs: Sequence[Job]) -> Work:

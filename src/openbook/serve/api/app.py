@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from openbook.serve.api import chat, completions, embeddings, infill, responses, tokens
 from openbook.serve.api.answers import Answer
@@ -41,44 +43,62 @@ QUESTIONS: dict[str, tuple[type[Wire], Callable[[Desk, bytes, Account], Awaitabl
 DESCRIPTION = "An OpenAI-compatible API. Errors are {error: {message, type, param, code}}; an explicit null means unset."
 
 
-def create_app(desk: Desk, data: Path | None = None, log_text: bool = False) -> FastAPI:
+class Front(Protocol):
+    """What may stand between the gate and the routes."""
+
+    def running(self, desk: Desk) -> AbstractAsyncContextManager[None]:
+        """Entered while the application runs."""
+
+    def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
+        """An application that lets requests through to another."""
+
+    def counted(self, path: str, begin: Begin) -> Begin:
+        """For the lines of batches, which come through no door."""
+
+
+def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None) -> FastAPI:
     """An application that serves the models of a desk. The caller owns their engines, and closes them.
 
     `data` is the folder of files and batches; without one the server keeps none. `log_text` puts request bodies into the access log.
+    `front` has the keys, aliases and engines elsewhere; without one everybody may ask, for the desk's models.
     """
     metrics = Metrics(desk)
     batches = None
     if data is not None:
         begins: dict[str, Begin] = {path: partial(begin, desk) for path, (_, begin) in ENDPOINTS.items() if path.startswith("/v1/")}
+        if front is not None:
+            begins = {path: front.counted(path, begin) for path, begin in begins.items()}
         batches = Batches(data / "batches", Files(data / "files"), begins)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if batches is None:
+        async with front.running(desk) if front else nullcontext():
+            if batches is not None:
+                batches.resume()
             yield
-            return
-        batches.resume()
-        yield
-        await batches.stop()
+            if batches is not None:
+                await batches.stop()
 
     no_pages: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="openbook", description=DESCRIPTION, lifespan=lifespan, **no_pages)
     for path, (model, begin) in ENDPOINTS.items():
-        app.add_api_route(path, _answering(desk, begin, log_text), methods=["POST"], **_described(model, path))
+        app.add_api_route(path, _answering(desk, begin, log_text), methods=["POST"], **_described(model, path, begin))
     for path, (model, question) in QUESTIONS.items():
-        app.add_api_route(path, _asking(desk, question), methods=["POST"], **_described(model, path))
+        app.add_api_route(path, _asking(desk, question), methods=["POST"], **_described(model, path, question))
     add_storage(app, desk, batches)
     _add_views(app, desk, metrics)
     _answer_errors(app)
+    if front is not None:
+        app.add_middleware(front.door, desk=desk, log_text=log_text)
     if desk.limits.origins:
         app.add_middleware(CORSMiddleware, allow_origins=desk.limits.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Gate, desk=desk, over=metrics.count, log_text=log_text)
     return app
 
 
-def _described(model: type[Wire], path: str) -> dict[str, Any]:
+def _described(model: type[Wire], path: str, handler: Callable[..., Any]) -> dict[str, Any]:
     name = path.removeprefix("/v1").strip("/").replace("/", "_")
-    described = (model.__doc__ or "").strip()
+    described = (sys.modules[handler.__module__].__doc__ or "").strip().splitlines()[0]
     return {"response_model": None, "openapi_extra": body_of(model), "name": name, "operation_id": name, "description": described}
 
 

@@ -40,6 +40,10 @@ class Account:
     """What is known of a request once it is over: for the log, the metrics, and whoever counts."""
 
     began: float = field(default_factory=time.monotonic)
+    key: str | None = None
+    """The id of the key that asked."""
+    tenant: str = ""
+    """Salts the prefix cache: what one tenant's prompts leave there is of use to no other."""
     model: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -76,6 +76,7 @@ class Gate:
         line = {
             "time": round(time.time(), 3),
             "id": name,
+            "key": account.key,
             "client": (scope.get("client") or ("",))[0],
             "method": scope["method"],
             "path": scope["path"][:200],

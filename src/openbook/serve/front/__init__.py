@@ -1,0 +1,74 @@
+"""What stands before the models: keys and quotas, usage and energy, aliases, and engines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from openbook.accounts.store import Store
+from openbook.logbook.meter import POWERCAP, counters
+from openbook.serve.api.batches import Begin
+from openbook.serve.api.desk import Desk
+from openbook.serve.front.admitted import counted
+from openbook.serve.front.capabilities import load_capabilities
+from openbook.serve.front.door import Door
+from openbook.serve.front.energy import SharedEnergy
+from openbook.serve.front.ledger import Ledger
+from openbook.serve.front.pool import Pool, parse_upstream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Front:
+    """Without a store: no keys, no aliases, no usage. Without a pool: no models but the server's own."""
+
+    store: Store | None
+    pool: Pool | None
+    ledger: Ledger | None
+    energy: SharedEnergy
+
+    @property
+    def has_keys(self) -> bool:
+        return self.store is not None and bool(self.store.keys())
+
+    def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
+        return Door(app, desk, self.store, self.pool, self.ledger, self.energy, log_text)
+
+    def counted(self, path: str, begin: Begin) -> Begin:
+        return counted(path, begin, self.ledger, self.energy)
+
+    @asynccontextmanager
+    async def running(self, desk: Desk) -> AsyncIterator[None]:
+        """To be entered on the server's event loop."""
+
+        def told() -> None:
+            if self.store is not None:
+                try:
+                    self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
+                except sqlite3.Error:
+                    log.exception("the names of the models could not be written")
+
+        if self.pool is not None:
+            await self.pool.start(told)
+        told()
+        try:
+            yield
+        finally:
+            if self.pool is not None:
+                await self.pool.stop()
+
+
+def open_front(store: Path | None, upstreams: Sequence[str], capabilities: Path | None, powercap: Path = POWERCAP) -> Front:
+    """Raises InputError for a file or an address that cannot be used."""
+    kinds = load_capabilities(capabilities)
+    pool = Pool([parse_upstream(text, kinds) for text in upstreams], kinds) if upstreams else None
+    opened = None if store is None else Store(store)
+    energy = SharedEnergy(counters(powercap) if opened else [])
+    return Front(opened, pool, Ledger(opened) if opened else None, energy)
