@@ -20,14 +20,16 @@ import numpy as np
 from openbook.model.initialise import generator
 
 KINDS = ("hidden_sum", "hidden_scramble", "hidden_code")
-LENGTH = {"hidden_sum": 3, "hidden_scramble": 4, "hidden_code": 3}
+LENGTH = 3
 """Characters of a question."""
 CODE = 4
 """Letters that a code knows."""
-ORDERS = [order for order in permutations(range(LENGTH["hidden_scramble"])) if list(order) != sorted(order)]
+ORDERS = [order for order in permutations(range(LENGTH)) if list(order) != sorted(order)]
 LINES = 12
 """Demonstrations in a document."""
 DOCUMENTS = 60_000
+ITEMS = 1_000
+"""Of an evaluation, at most; of sums there are not many more."""
 PER_RULE = 40
 """Questions of one rule in an evaluation."""
 Rule = tuple[str, str]
@@ -55,7 +57,7 @@ def ask(kind: str, rule: Rule, dice: np.random.Generator, testing: bool) -> tupl
     """A question and its answer."""
     known, told = rule
     while True:
-        question = "".join(known[place] for place in dice.integers(0, len(known), LENGTH[kind]))
+        question = "".join(known[place] for place in dice.integers(0, len(known), LENGTH))
         if kind == "hidden_code" or held_out(question) == testing:
             break
     if kind == "hidden_scramble":
@@ -67,10 +69,10 @@ def hidden_items(kind: str, seed: int, count: int) -> list[dict[str, str]]:
     """Items {question, answer, rule}, all different; those of one rule belong together."""
     dice = generator(seed, "items", kind)
     made: dict[tuple[Rule, str], str] = {}
-    while len(made) < count:
+    while len(made) < min(count, ITEMS):
         rule = draw_rule(kind, dice, testing=True)
         made.update({(rule, question): answer for question, answer in (ask(kind, rule, dice, True) for _ in range(PER_RULE))})
-    return [{"question": question, "answer": answer, "rule": "".join(rule)} for (rule, question), answer in made.items()][:count]
+    return [{"question": question, "answer": answer, "rule": "".join(rule)} for (rule, question), answer in made.items()][: min(count, ITEMS)]
 
 
 def documents(seed: int, count: int) -> Iterator[str]:

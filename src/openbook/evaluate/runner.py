@@ -18,9 +18,11 @@ from typing import Any, TextIO
 
 from openbook.errors import InputError
 from openbook.evaluate.answers import extracted
+from openbook.evaluate.bleu import statistics
 from openbook.evaluate.data import examples_of, items_of
 from openbook.evaluate.metrics import Record, chance, choice_scores, credit, probabilities, summarise, written_scores
 from openbook.evaluate.models import CannotScore, LanguageModel, Request, Score
+from openbook.evaluate.programs import tried
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.task import Task
 from openbook.files import canonical_json, make_folder, write_json
@@ -33,17 +35,21 @@ UNIT = 32
 
 @dataclass(frozen=True)
 class Settings:
-    """shots: K, or None for the task's own. limit: items, drawn by the seed. draws: sets of demonstrations for each item."""
+    """shots: K, or None for the task's own. limit: items, drawn by the seed. draws: sets of demonstrations for each item. samples: programs
+    that are written for each item, or None for the task's own number."""
 
     shots: int | None = None
     limit: int | None = None
     seed: int = 0
     draws: int = 1
     generated: bool = False
+    samples: int | None = None
 
 
 def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path) -> dict[str, Any]:
     """Answers what is not answered yet, and returns what NAME.json holds. Raises InputError for a task that cannot be asked."""
+    if settings.samples and task.form.program:
+        task = task.model_copy(update={"samples": settings.samples})
     items = items_of(task, data, settings.generated, settings.seed)
     pool = examples_of(task, data, items)
     shots = task.shots if settings.shots is None else settings.shots
@@ -203,8 +209,38 @@ def _rolling(question: Question, score: Score) -> Record:
 
 def _write(model: LanguageModel, task: Task, questions: Sequence[Question], records: Sequence[Record]) -> None:
     """Adds to records what the model writes, and what that is worth."""
-    requests = [Request(question.pairs[0][0], tuple(task.stop), task.max_tokens) for question in questions]
-    for question, record, written in zip(questions, records, model.generate_until(requests), strict=True):
-        said = extracted(written.text, task.extract)
-        record |= {"written": written.text, "prediction": said, "answers": list(question.own.answers)}
-        record |= {"dropped": max(record["dropped"], written.dropped), "scores": written_scores(task, said, question.own.answers)}
+    heat = task.temperature if task.samples > 1 else 0.0
+    asked = [(question, sample) for question in questions for sample in range(task.samples)]
+    requests = [
+        Request(question.pairs[0][0], tuple(task.stop), task.max_tokens, heat, int(question.digest[:7], 16) + sample)
+        for question, sample in asked
+    ]
+    told = model.generate_until(requests)
+    texts = [told[start : start + task.samples] for start in range(0, len(told), task.samples)]
+    for question, record, written in zip(questions, records, texts, strict=True):
+        said = extracted(written[0].text, task.extract)
+        record |= {"written": written[0].text, "prediction": said, "answers": list(question.own.answers)}
+        record["dropped"] = max(record["dropped"], *(text.dropped for text in written))
+        if not task.form.program:
+            record["scores"] = written_scores(task, said, question.own.answers)
+        if task.metric == "bleu":
+            record["bleu"] = statistics(said, question.own.answers, task.bleu)
+        if task.metric == "content_overlap" and (word := question.fields["word"]):
+            record["scores"]["word"] = float(word in said.lower())
+    if task.form.program:
+        tries = [(question.fields, [text.text for text in written]) for question, written in zip(questions, texts, strict=True)]
+        for record, found in zip(records, tried(task, tries, f"{task.name}: form.program"), strict=True):
+            record |= found
+    if task.metric == "content_overlap":
+        _add_fluency(model, records)
+
+
+def _add_fluency(model: LanguageModel, records: Sequence[Record]) -> None:
+    """The model's own nats and tokens of what it wrote; nothing of an empty text, or from an endpoint that gives no log-probabilities."""
+    said = [record for record in records if record["prediction"]]
+    try:
+        scores = model.loglikelihood_rolling([record["prediction"] for record in said])
+    except InputError:
+        return
+    for record, score in zip(said, scores, strict=True):
+        record["fluency"] = [-score.logprob, float(score.tokens)]

@@ -14,7 +14,7 @@ from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.task import DataSection, Examples, Task, builtin, suites, task_named
 from openbook.words import count, figure, percent
 
-PERCENT = ("accuracy", "exact", "f1", "number_match")
+PERCENT = ("accuracy", "exact", "f1", "number_match", "pass@", "content_overlap", "change")
 """Beginnings of the names of metrics that are shares of 1."""
 
 
@@ -32,10 +32,10 @@ def chosen(suite: str | None, names: Sequence[str]) -> list[Task]:
 
 def absent(task: Task, folder: Path, generated: bool = False) -> list[Path]:
     """The files that a task needs and the data folder lacks."""
-    sections: list[DataSection | Examples] = (
-        [] if generated and task.data.generator else [task.data, *([task.examples] if task.examples else [])]
-    )
+    made = not task.data.file or (generated and task.data.generator)
+    sections: list[DataSection | Examples] = [] if made else [task.data, *([task.examples] if task.examples else [])]
     paths = [path for section in sections for path in (path_of(section, folder), folder / (section.labels or section.file))]
+    paths += [folder / name for section in sections for name in section.beside.values()]
     return [path for path in dict.fromkeys(paths) if not path.is_file()]
 
 
@@ -91,7 +91,8 @@ def sources(folder: Path) -> list[dict[str, Any]]:
     found = []
     for name in builtin():
         task = task_named(name)
-        files = [task.data.file, *([task.data.labels] if task.data.labels else []), *([task.examples.file] if task.examples else [])]
+        files = [task.data.file, *([task.data.labels] if task.data.labels else []), *task.data.beside.values()]
+        files = [name for name in (*files, *([task.examples.file] if task.examples else [])) if name]
         missing = [str(path) for path in absent(task, folder)]
         hub = task.data.hub.dataset if task.data.hub else None
         found.append(

@@ -108,7 +108,8 @@ class Endpoint:
         return self._all(self._write, requests)
 
     def _write(self, request: Request) -> Written:
-        stop = {"stop": list(request.stop[:4])} if request.stop else {}
+        stop: dict[str, Any] = {"stop": list(request.stop[:4])} if request.stop else {}
+        stop |= {"temperature": request.temperature, "seed": request.seed} if request.temperature else {}
         text = str(self._complete({"prompt": request.prompt, "max_tokens": request.max_tokens, **stop})["text"])
         ends = [text.index(string) for string in request.stop if string in text]  # the API takes four stop strings, a task may have more
         return Written(text[: min(ends)] if ends else text)

@@ -104,7 +104,8 @@ class Engine(TokenModel):
     def write(self, prompt: list[int], request: Request) -> str:
         decoder = Decoder(request.stop)
         text = ""
-        for token in generate(self.model, prompt, Sampling(request.max_tokens, temperature=0.0), self.tokenizer.end_of_document):
+        sampling = Sampling(request.max_tokens, request.temperature, seed=request.seed)
+        for token in generate(self.model, prompt, sampling, self.tokenizer.end_of_document):
             text += decoder.push(self.tokenizer.token_bytes(token.id))
             if decoder.stopped:
                 return text

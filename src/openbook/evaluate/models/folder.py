@@ -64,11 +64,14 @@ class Folder(TokenModel):
         inputs = torch.tensor([prompt], device=self.model.device)
         stop = {"stop_strings": list(request.stop), "tokenizer": self.tokenizer} if request.stop else {}
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.beginning
+        if request.temperature:
+            torch.manual_seed(request.seed)
         output = self.model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=request.max_tokens,
-            do_sample=False,
+            do_sample=bool(request.temperature),
+            temperature=request.temperature or None,
             pad_token_id=padding,
             **stop,
         )

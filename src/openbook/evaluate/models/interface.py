@@ -29,11 +29,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, greedily, until a stop string, the end of the document, or max_tokens."""
+    """A text to continue until a stop string, the end of the document, or max_tokens: greedily, or drawn by the seed."""
 
     prompt: str
     stop: tuple[str, ...]
     max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
