@@ -21,6 +21,7 @@ from openbook.cli_evaluate import data, evaluate
 from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
+from openbook.cli_scores import compare, curve
 from openbook.cli_stages import Again, one_stage, tell
 from openbook.cli_tokens import tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
@@ -37,6 +38,8 @@ app.add_typer(corpus, name="corpus", help="Build a corpus; what is in it, what i
 app.command("import")(import_command)
 app.command()(evaluate)
 app.command()(data)
+app.command()(compare)
+app.command()(curve)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)

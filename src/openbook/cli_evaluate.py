@@ -24,6 +24,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws items and demonstrations.")] = 0,
     draws: Annotated[int, typer.Option(min=1, help="Sets of demonstrations for each item, to see how much they matter.")] = 1,
     generated: Annotated[bool, typer.Option("--generated", help="Make items from the seed where a task can.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Programs written for each item, for pass@k.")] = None,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where scores go; RUN/scores by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows in one forward pass; scores do not depend on it.")] = 16,
@@ -43,7 +44,7 @@ def evaluate(
         one_stage(Path(run), "evaluate", again, as_json)
         return
     options = {"batch": batch, "stride": stride, "model": model, "foreign": transformers}
-    settings = {"shots": shots, "limit": limit, "seed": seed, "draws": draws, "generated": generated}
+    settings = {"shots": shots, "limit": limit, "seed": seed, "draws": draws, "generated": generated, "samples": samples}
     evaluate_tasks(run, suite, task or [], data, out, options, settings, as_json)
 
 

@@ -15,6 +15,7 @@ from openbook.logbook.bill import without_report
 from openbook.page import fill, style
 from openbook.report import sections
 from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
+from openbook.report.scores import tasks
 from openbook.run import Outcome, Run, Stage
 
 STAGES = ("corpus", "tokenize", "mixture", "train", "evaluate", "export")
@@ -56,6 +57,7 @@ def collect(run: Run) -> dict[str, Any]:
         "corpus": sections.went_in(run.recipe, summaries["corpus"], summaries["tokenize"]),
         "scores": sections.scored(scores, components),
         "samples": sections.spoken(samples),
+        "tasks": tasks(run.path),
         "problems": {"scores": scores_problem, "samples": samples_problem},
         "cost": sections.cost_rows(account.costs),
         "rates": sections.rates(summaries["train"], past),
