@@ -165,8 +165,10 @@ def _train_hot_as_worker(opened: Any) -> bool:
     if own is None:
         return False
     from openbook.train.hot_session import take_part
+    from openbook.pipeline import watched
     from openbook.train.launch import end_with_supervisor
 
+    watched(opened)
     with hushed():
         take_part(opened, own, end_with_supervisor(opened.path))
     os._exit(0)  # while the heart beats: the others would take a worker that cleans up for a dead one, and its work for theirs

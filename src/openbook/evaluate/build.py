@@ -137,7 +137,8 @@ def _compact(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters(run: Run) -> Any:
-    return {"evaluate": run.recipe.evaluate.model_dump(mode="json"), "seed": run.recipe.seed}
+    while_training = {"tasks", "every", "limit", "shots", "generated"}  # the stage does not look at them
+    return {"evaluate": run.recipe.evaluate.model_dump(mode="json", exclude=while_training), "seed": run.recipe.seed}
 
 
 STAGE = Stage("evaluate", 1, ("corpus", "tokenize", "train"), parameters, build)
