@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from openbook.corpus.steps import decontaminate
-from openbook.corpus.steps.parts import Batch
+from openbook.parts import Batch
 from openbook.corpus.steps.step import Joined, Sketch
 from openbook.errors import InputError
 from openbook.recipe_steps import DecontaminateStep

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from openbook.corpus.steps import dedup, minhash
-from openbook.corpus.steps.parts import Batch
+from openbook.parts import Batch
 from openbook.corpus.steps.step import Sketch, Step
 from openbook.recipe_steps import ExactStep, LinesStep, MinHashStep, SubstringStep
 

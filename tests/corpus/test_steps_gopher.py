@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.corpus.steps import gopher
-from openbook.corpus.steps.parts import Batch
+from openbook.parts import Batch
 from openbook.corpus.steps.step import table_rules
 from openbook.recipe_steps import GopherQualityStep, GopherRepetitionStep
 

@@ -16,7 +16,7 @@ from openbook.evaluate.network import Network
 from openbook.evaluate.samples import write_samples
 from openbook.files import write_json
 from openbook.model.exchange import load_weights
-from openbook.model.tokenizer import load_tokenizer
+from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.model.transformer import Transformer
 from openbook.ngram import ORDER, NGram
 from openbook.progress import track
@@ -40,6 +40,8 @@ def build(run: Run) -> Outcome:
     scorers: dict[str, Scorer] = {"model": Network(model, tokenizer, stride), "xz": XZ, "zstd": ZSTD, "ngram": ngram}
     texts = {name: [document.text.encode() for document in documents] for name, documents in held_out.items()}
     components, everything = score(texts, scorers, seed)
+    for row, own in (*((components[name], texts[name]) for name in components), (everything, [t for some in texts.values() for t in some])):
+        row["perplexity"] = perplexity(tokenizer, own, row)
     scores = {
         "stride": stride,
         "context": model.config.context,
@@ -121,6 +123,14 @@ def score(texts: Mapping[str, Sequence[bytes]], scorers: Mapping[str, Scorer], s
     together = [text for documents in texts.values() for text in documents]
     all_bits = {title: [part for name in texts for part in bits[name][title]] for title in scorers}
     return rows, _row(together, all_bits, seed)
+
+
+def perplexity(tokenizer: Tokenizer, texts: Sequence[bytes], row: Mapping[str, Any]) -> dict[str, float]:
+    """2 to the model's bits for each token, and for each word between white space: (Σ bits / Σ units)."""
+    bits = row["model"]["bpb"] * row["bytes"]
+    tokens = sum(len(tokenizer.encode(text.decode())) for text in texts)
+    words = sum(len(text.split()) for text in texts)
+    return {name: 2 ** min(bits / max(units, 1), 1000.0) for name, units in (("token", tokens), ("word", words))}
 
 
 def _row(texts: Sequence[bytes], bits: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:

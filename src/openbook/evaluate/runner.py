@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from openbook.errors import InputError
 from openbook.evaluate.answers import extracted
 from openbook.evaluate.bleu import statistics
+from openbook.evaluate.contamination import Overlap, overlaps
 from openbook.evaluate.data import examples_of, items_of
 from openbook.evaluate.metrics import Record, chance, choice_scores, credit, probabilities, summarise, written_scores
 from openbook.evaluate.models import CannotScore, LanguageModel, Request, Score
@@ -46,8 +47,13 @@ class Settings:
     samples: int | None = None
 
 
-def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path) -> dict[str, Any]:
-    """Answers what is not answered yet, and returns what NAME.json holds. Raises InputError for a task that cannot be asked."""
+def evaluate(
+    model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path, corpus: Sequence[Path] | None = None
+) -> dict[str, Any]:
+    """Answers what is not answered yet, and returns what NAME.json holds. corpus: training documents, to tell clean items from dirty ones.
+
+    Raises InputError for a task that cannot be asked.
+    """
     if settings.samples and task.form.program:
         task = task.model_copy(update={"samples": settings.samples})
     items = items_of(task, data, settings.generated, settings.seed)
@@ -72,6 +78,9 @@ def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, o
     done = _collect(model, task, asked, facts, out)
     records = [done[question.draw, question.item] for question in asked]
     result = {**facts, "title": task.title, "kind": task.kind, "metric": task.metric, **_figures(task, records, settings)}
+    if corpus is not None:
+        overlap = overlaps({task.name: items.items}, corpus)[task.name]
+        result["contamination"] = {**overlap.parts(), **_split(task, records, overlap, settings.seed)}
     write_json(out / f"{task.name}.json", {**result, "items": records})
     (out / f"{task.name}.items.jsonl").unlink(missing_ok=True)
     return {**result, "items": records}
@@ -88,6 +97,19 @@ def _figures(task: Task, records: Sequence[Record], settings: Settings) -> dict[
     if settings.draws > 1:
         figures["draws"] = _over_draws(task, records, settings)
     return figures
+
+
+def _split(task: Task, records: Sequence[Record], overlap: Overlap, seed: int) -> dict[str, Any]:
+    """The task's metric over all items, clean ones and dirty ones, with counts; None where there are none."""
+    chosen = {
+        "all": records,
+        "clean": [record for record in records if record["item"] not in overlap.dirty | overlap.short],
+        "dirty": [record for record in records if record["item"] in overlap.dirty],
+    }
+    counted = {part: len({record["item"] for record in some}) for part, some in chosen.items()}
+    return {
+        part: {"count": counted[part], **summarise(task, some, seed)[task.metric]} if some else None for part, some in chosen.items()
+    }
 
 
 def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from openbook.corpus.audit.terms import BUNDLED, Terms, load
 from openbook.corpus.engine import each
 from openbook.corpus.sources.files import locate
 from openbook.corpus.steps import Shard, language
-from openbook.corpus.steps.parts import Bools
+from openbook.parts import Bools
 from openbook.corpus.steps.step import Prepared
 from openbook.corpus.steps.trail import NAME as TRAIL
 from openbook.corpus.steps.trail import Trail, read_trail

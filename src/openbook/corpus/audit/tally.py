@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from openbook.corpus.audit.scan import BESIDE, Findings
-from openbook.corpus.steps.parts import F64, I64, Bools
+from openbook.parts import F64, I64, Bools
 from openbook.corpus.steps.pii import FORMS
 
 PROFANE = "profane"

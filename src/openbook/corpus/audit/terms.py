@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from openbook.corpus.steps.parts import LETTERS
+from openbook.parts import LETTERS
 from openbook.errors import InputError
 from openbook.section import Name, Positive, Section
 

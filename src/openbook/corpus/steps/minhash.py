@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from openbook.corpus.steps.parts import Batch, Parts, mixed, rolling
+from openbook.parts import Batch, Parts, mixed, rolling
 from openbook.corpus.steps.step import Columns, Joined, Removal, Sketch, Step, Verdict
 from openbook.recipe_steps import MinHashStep
 

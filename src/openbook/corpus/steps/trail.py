@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openbook.corpus.steps.parts import Bools
+from openbook.parts import Bools
 from openbook.files import write_text
 
 NAME = "trail.json"

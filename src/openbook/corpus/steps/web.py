@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from openbook.corpus.steps.parts import Batch, Parts
+from openbook.parts import Batch, Parts
 from openbook.corpus.steps.step import Columns, Limit, Step
 from openbook.recipe_steps import C4Step, FineWebStep
 
