@@ -164,8 +164,8 @@ def _train_hot_as_worker(opened: Any) -> bool:
     own = place(os.environ)
     if own is None:
         return False
-    from openbook.train.hot_session import take_part
     from openbook.pipeline import watched
+    from openbook.train.hot_session import take_part
     from openbook.train.launch import end_with_supervisor
 
     watched(opened)

@@ -25,7 +25,7 @@ def evaluate(
     draws: Annotated[int, typer.Option(min=1, help="Sets of demonstrations for each item, to see how much they matter.")] = 1,
     generated: Annotated[bool, typer.Option("--generated", help="Make items from the seed where a task can.")] = False,
     samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Programs written for each item, for pass@k.")] = None,
-    contamination: Annotated[bool, typer.Option("--contamination", help="Tell items that overlap with the run's corpus from others.")] = False,
+    contamination: Annotated[bool, typer.Option("--contamination", help="Tell items that stand in the run's corpus.")] = False,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where scores go; RUN/scores by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows in one forward pass; scores do not depend on it.")] = 16,

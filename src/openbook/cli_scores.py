@@ -30,7 +30,7 @@ def compare(
 
 
 def curve(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET…", help="Runs, folders, URLs, or RUN@STEP for a checkpoint that was kept.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET…", help="Runs, folders, URLs, or RUN@STEP for a checkpoint.")],
     suite: Annotated[str | None, typer.Option(help="A suite of tasks, or one task's name.")] = None,
     task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="A task's name or its .toml file; any number of times.")] = None,
     curve: Annotated[str, typer.Option(metavar="K,K,…", help="Numbers of demonstrations.")] = "0,1,2,4,8",

@@ -61,7 +61,10 @@ def test_commands_over_two_models(tmp_path: Path) -> None:
         folder = make_folder(tmp_path / name, name)
         call("evaluate", folder, "--task", "hidden_code", "--task", "two_digit_addition", "--generated", "--limit", 6, "--shots", 1)
     rows = json.loads(call("compare", tmp_path / "qwen3", tmp_path / "gpt2", "--json"))["comparisons"]
-    assert {(row["task"], row["metric"], row["items"]) for row in rows} >= {("hidden_code", "accuracy", 6), ("two_digit_addition", "exact", 6)}
+    assert {(row["task"], row["metric"], row["items"]) for row in rows} >= {
+        ("hidden_code", "accuracy", 6),
+        ("two_digit_addition", "exact", 6),
+    }
     assert "p (McNemar)" in call("compare", tmp_path / "qwen3", tmp_path / "gpt2").splitlines()[0]
     call("evaluate", tmp_path / "gpt2", "--task", "hidden_code", "--limit", 6, "--shots", 2)
     shown = call("compare", tmp_path / "qwen3", tmp_path / "gpt2")

@@ -40,7 +40,13 @@ def test_planted_leaks_are_found_and_nothing_else(tmp_path: Path) -> None:
     part = " ".join(items[7]["question"].split()[4:17])  # type: ignore[attr-defined]
     near = " ".join(items[9]["question"].split()[:12])  # type: ignore[attr-defined]
     plain = [_sentence(60) for _ in range(30)]
-    texts = [*plain, f"{_sentence(9)} {leak} {_sentence(9)}", f"x {part} y", f"x {near} y", *[f"{common} {_sentence(5)}" for _ in range(11)]]
+    texts = [
+        *plain,
+        f"{_sentence(9)} {leak} {_sentence(9)}",
+        f"x {part} y",
+        f"x {near} y",
+        *[f"{common} {_sentence(5)}" for _ in range(11)],
+    ]
     file = _corpus(tmp_path / "train.parquet", texts)
     found = overlaps({"mine": items}, [file])["mine"]
     assert (found.ngram, found.dirty, found.short) == (13, {4, 8}, {42})

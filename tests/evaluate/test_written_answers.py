@@ -33,7 +33,12 @@ class Careless(Uniform):
 
 def test_several_samples_of_a_program_give_pass_at_k(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"ask": "def two_and_two():\\n    "}\n{"ask": "def two_and_two():\\n    "}\n')
-    form = {"context": "{{ ask }}", "delimiter": "", "answers": "['return 4']", "program": "{{ ask }}{{ written }}\nassert two_and_two() == 4"}
+    form = {
+        "context": "{{ ask }}",
+        "delimiter": "",
+        "answers": "['return 4']",
+        "program": "{{ ask }}{{ written }}\nassert two_and_two() == 4",
+    }
     facts = {"name": "mine", "version": 1, "title": "mine", "source": "a test", "kind": "generate", "metric": "pass@1", "stop": ["\n"]}
     task = Task.model_validate({**facts, "data": {"file": "mine.jsonl"}, "form": form})
     result = evaluate(Careless(), task, Settings(samples=10), tmp_path, tmp_path / "out")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openbook.errors import InputError
-from openbook.evaluate.runner import evaluate
 from openbook.evaluate import watch
+from openbook.evaluate.runner import evaluate
 from openbook.files import sha256_file
 from openbook.logbook import read
 from openbook.pipeline import up_to, update

@@ -75,7 +75,13 @@ def paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append({"metric": name, **_difference(_by_item(keys, own, ones), _by_item(keys, other, ones)), "mcnemar": mcnemar(own, other)})
     if keys and all(item["logprobs"] for whole in (mine, theirs) for item in (whole[key] for key in keys)):
         (tops, bottoms), (other_tops, other_bottoms) = (_bits([whole[key] for key in keys]) for whole in (mine, theirs))
-        rows.append({"metric": "bits_per_byte", **_difference(_by_item(keys, tops, bottoms), _by_item(keys, other_tops, other_bottoms)), "mcnemar": None})
+        rows.append(
+            {
+                "metric": "bits_per_byte",
+                **_difference(_by_item(keys, tops, bottoms), _by_item(keys, other_tops, other_bottoms)),
+                "mcnemar": None,
+            }
+        )
     return rows
 
 

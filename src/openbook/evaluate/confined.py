@@ -20,7 +20,19 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY = 442, -100, 0x8000, 1
 SET_PDEATHSIG, SET_NO_NEW_PRIVS = 1, 38
 FIRST_USER = 1_000_000
 """Plus the process's number: a user that has no other process, so that a limit on processes counts this sandbox alone."""
-REFUSED = ("socket.", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system", "subprocess.", "ctypes.", "pty.", "os.kill", "os.putenv")
+REFUSED = (
+    "socket.",
+    "os.fork",
+    "os.forkpty",
+    "os.exec",
+    "os.posix_spawn",
+    "os.system",
+    "subprocess.",
+    "ctypes.",
+    "pty.",
+    "os.kill",
+    "os.putenv",
+)
 WRITES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.")
 
 LIBC = ctypes.CDLL(None, use_errno=True)

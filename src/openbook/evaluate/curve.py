@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from openbook.errors import InputError
@@ -16,7 +14,7 @@ from openbook.evaluate.suite import PERCENT, absent
 from openbook.evaluate.task import Task
 from openbook.files import write_json, write_text
 from openbook.page import fill, style
-from openbook.page.plot import Line, chart
+from openbook.scores import drawings, means
 from openbook.words import percent
 
 HERE = Path(__file__).parent
@@ -33,7 +31,9 @@ def shots_of(text: str) -> list[int]:
     return ks
 
 
-def measure(models: dict[str, LanguageModel], tasks: Sequence[Task], ks: Sequence[int], settings: Settings, data: Path, out: Path) -> dict[str, Any]:
+def measure(
+    models: dict[str, LanguageModel], tasks: Sequence[Task], ks: Sequence[int], settings: Settings, data: Path, out: Path
+) -> dict[str, Any]:
     """Every model on every task with each K. Each cell keeps its items below `out`, so that an interrupted call goes on. Returns what
     curve.json holds. Raises InputError for a task without data, or whose metric is no share of 1."""
     for task in tasks:
@@ -56,28 +56,6 @@ def measure(models: dict[str, LanguageModel], tasks: Sequence[Task], ks: Sequenc
     for name, drawing in drawings(found, alone=True).items():
         write_text(out / f"curve-{name}.svg", drawing + "\n")
     return found
-
-
-def means(found: dict[str, Any], series: dict[str, Any]) -> list[dict[str, Any]]:
-    """The mean over tasks for each K, as in figure 1.2; no interval, for tasks are not drawn at random."""
-    return [{"k": k, "value": fmean(p["value"] for p in series["points"] if p["k"] == k), "low": None, "high": None} for k in found["ks"]]
-
-
-def drawings(found: dict[str, Any], alone: bool = False) -> dict[str, str]:
-    """SVG by name: each task, and all of them together where there are several; a line for each model; K on a logarithmic axis."""
-    ticks = [(math.log2(k + 1), str(k)) for k in found["ks"]]
-    made = {}
-    groups = {task: [[p for p in series["points"] if p["task"] == task] for series in found["series"]] for task in found["tasks"]}
-    if len(found["tasks"]) > 1:
-        groups = {"all": [means(found, series) for series in found["series"]], **groups}
-    for name, columns in groups.items():
-        lines = [
-            Line(series["name"], [(math.log2(p["k"] + 1), p["value"], p["low"], p["high"]) for p in points])
-            for series, points in zip(found["series"], columns, strict=True)
-        ]
-        chance = columns[0][0].get("chance")
-        made[name] = chart(lines, ticks, "demonstrations in the context (K)", "accuracy", chance, alone)
-    return made
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:

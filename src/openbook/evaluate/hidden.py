@@ -72,7 +72,9 @@ def hidden_items(kind: str, seed: int, count: int) -> list[dict[str, str]]:
     while len(made) < min(count, ITEMS):
         rule = draw_rule(kind, dice, testing=True)
         made.update({(rule, question): answer for question, answer in (ask(kind, rule, dice, True) for _ in range(PER_RULE))})
-    return [{"question": question, "answer": answer, "rule": "".join(rule)} for (rule, question), answer in made.items()][: min(count, ITEMS)]
+    return [{"question": question, "answer": answer, "rule": "".join(rule)} for (rule, question), answer in made.items()][
+        : min(count, ITEMS)
+    ]
 
 
 def documents(seed: int, count: int) -> Iterator[str]:

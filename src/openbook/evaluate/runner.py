@@ -107,9 +107,7 @@ def _split(task: Task, records: Sequence[Record], overlap: Overlap, seed: int) -
         "dirty": [record for record in records if record["item"] in overlap.dirty],
     }
     counted = {part: len({record["item"] for record in some}) for part, some in chosen.items()}
-    return {
-        part: {"count": counted[part], **summarise(task, some, seed)[task.metric]} if some else None for part, some in chosen.items()
-    }
+    return {part: {"count": counted[part], **summarise(task, some, seed)[task.metric]} if some else None for part, some in chosen.items()}
 
 
 def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:

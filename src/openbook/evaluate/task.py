@@ -23,7 +23,18 @@ from openbook.written import alone
 CHOICE_METRICS = ("accuracy", "accuracy_per_character", "accuracy_per_byte", "accuracy_per_token", "accuracy_unconditional")
 COMPLETION_METRICS = ("accuracy", "perplexity", "bits_per_byte")
 ROLLING_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity", "token_perplexity")
-GENERATE_METRICS = ("exact", "exact_match", "f1", "f1_coqa", "f1_drop", "exact_match_drop", "number_match", "bleu", "pass@1", "content_overlap")
+GENERATE_METRICS = (
+    "exact",
+    "exact_match",
+    "f1",
+    "f1_coqa",
+    "f1_drop",
+    "exact_match_drop",
+    "number_match",
+    "bleu",
+    "pass@1",
+    "content_overlap",
+)
 METRICS = {"choice": CHOICE_METRICS, "completion": COMPLETION_METRICS, "rolling": ROLLING_METRICS, "generate": GENERATE_METRICS}
 NEEDED = {"choice": ("choices", "gold"), "completion": ("context", "target"), "rolling": ("text",), "generate": ("context", "answers")}
 

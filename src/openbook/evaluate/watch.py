@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from openbook.errors import InputError
 from openbook.evaluate.data import data_folder
 from openbook.evaluate.models.engine import Engine
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.suite import absent
 from openbook.evaluate.task import task_named
-from openbook.errors import InputError
 from openbook.model.tokenizer import load_tokenizer
 from openbook.model.transformer import Transformer
 from openbook.run import Run

@@ -26,7 +26,9 @@ class Line:
     points: Sequence[tuple[float, float, float | None, float | None]]
 
 
-def chart(lines: Sequence[Line], ticks: Sequence[tuple[float, str]], x_name: str, y_name: str, chance: float | None = None, alone: bool = False) -> str:
+def chart(
+    lines: Sequence[Line], ticks: Sequence[tuple[float, str]], x_name: str, y_name: str, chance: float | None = None, alone: bool = False
+) -> str:
     """Values from 0 to 1 against places on the x axis, which `ticks` name; a line for each series, its name at its end."""
     first, last = ticks[0][0], max(ticks[-1][0], ticks[0][0] + 1e-9)
 

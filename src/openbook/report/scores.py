@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openbook.scores import summary, task_files
+from openbook.scores import curve, drawings, summary, task_files
 from openbook.words import count, figure, is_number, percent, printable
 
 ITEMS = 20
@@ -17,9 +17,9 @@ PERCENT = ("accuracy", "exact", "f1", "number_match", "pass@", "content_overlap"
 
 
 def tasks(run: Path) -> dict[str, Any]:
-    """The rows of the table and bars, and each task's items."""
-    rows = [_row(row) for row in summary(run)]
-    return {"rows": rows, "items": [_items(whole) for whole in task_files(run / "scores")]}
+    """The rows of the table and bars, curves against the number of demonstrations as SVG, and each task's items."""
+    rows, drawn = [_row(row) for row in summary(run)], curve(run)
+    return {"rows": rows, "curves": drawings(drawn) if drawn else {}, "items": [_items(whole) for whole in task_files(run / "scores")]}
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
