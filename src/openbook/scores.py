@@ -26,7 +26,7 @@ def task_files(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def summary(run: Path) -> list[dict[str, Any]]:
-    """A row for each task in RUN/scores: task, title, kind, metric, value, low, high, shots, count, chance, model (a digest of the weights),
+    """A row for each task in RUN/scores: task, title, kind, metric, value, low, high, shots, count, chance, model (a digest),
     contamination (as the file has it, or None)."""
     rows = []
     for whole in task_files(run / "scores"):

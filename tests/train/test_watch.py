@@ -56,5 +56,5 @@ def test_tasks_while_training_change_nothing_and_are_not_asked_twice(tmp_path: P
 def test_a_task_without_data_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBOOK_DATA", str(tmp_path))
     run = _run(tmp_path, RECIPE.replace("max_bytes = 4000\n", 'tasks = ["piqa"]\n'))
-    with pytest.raises(InputError, match="which evaluate.tasks needs for piqa"):
+    with pytest.raises(InputError, match=r"which evaluate\.tasks needs for piqa"):
         list(update(run, up_to("train")))

@@ -18,7 +18,7 @@ ORDER = 4
 @cache
 def _scorer(tokenize: str) -> Any:
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ModuleNotFoundError:
         raise InputError("metric = bleu needs sacrebleu; pip install 'openbook[evaluate]'") from None
     return BLEU(tokenize=tokenize)

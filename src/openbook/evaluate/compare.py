@@ -63,7 +63,7 @@ def compare(targets: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, st
 
 
 def paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of the items that both have: the task's metric where items have it, else every score of an item, and the gold answer's bits per byte."""
+    """Of the items that both have: the task's metric where items have it, else every score of an item, and the right answer's bits."""
     mine, theirs = ({(item["item"], item["draw"]): item for item in whole["items"]} for whole in (a, b))
     keys = sorted(mine.keys() & theirs.keys())
     names = [a["metric"]] if keys and a["metric"] in mine[keys[0]]["scores"] else list(mine[keys[0]]["scores"]) if keys else []

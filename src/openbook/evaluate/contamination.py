@@ -1,7 +1,7 @@
 """Which items share a run of words with the training text: GPT-3's split into clean and dirty (Brown et al. 2020, appendix C).
 
-A word is a run of letters and digits in lower case. The run's length is, for each task, the fifth percentile of its items' words, at least 8
-and at most 13. A run that stands in more than ten documents is a commonplace and no leak. An item without any such run can be
+A word is a run of letters and digits in lower case. The run's length is, for each task, the fifth percentile of its items' words, at least
+8 and at most 13. A run that stands in more than ten documents is a commonplace and no leak. An item without any such run can be
 neither clean nor dirty. The index holds the items' runs alone; the corpus is read a row group at a time.
 """
 

@@ -62,8 +62,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     """Head, then a row for each model and task."""
     rows = [["model", "task", *(f"K = {k}" for k in found["ks"])]]
     for series in found["series"]:
-        for task in found["tasks"]:
-            rows.append([series["name"], task, *(percent(point["value"]) for point in series["points"] if point["task"] == task)])
+        rows += [[series["name"], task, *(percent(p["value"]) for p in series["points"] if p["task"] == task)] for task in found["tasks"]]
         if len(found["tasks"]) > 1:
             rows.append([series["name"], "all", *(percent(point["value"]) for point in means(found, series))])
     return rows

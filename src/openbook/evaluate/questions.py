@@ -57,7 +57,7 @@ class Questions:
         self._solved: dict[int, str] = {}
         self._groups: dict[Any, list[int]] = {}
         for place, item in enumerate(pool.items if task.alike else ()):
-            self._groups.setdefault(item.get(task.alike), []).append(place)
+            self._groups.setdefault(item.get(task.alike or ""), []).append(place)
         enough = min(map(len, self._groups.values()), default=len(pool.items)) - (pool is items)
         if shots > enough:
             raise InputError(f"{pool.place}: {shots} demonstrations wanted, only {enough} items to draw from; lower --shots")

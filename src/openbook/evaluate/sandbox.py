@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -83,10 +84,8 @@ def _carry_out(command: list[str], writing: int, told: IO[bytes], limits: Limits
     except subprocess.TimeoutExpired:
         return f"took longer than {limits.wall:g} s"
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
     if process.returncode == 0:
         return ""

@@ -11,7 +11,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 150, 14, 40
 STYLES = 8
 LOOKS = """<style>
 svg { font: 11px system-ui, sans-serif; color-scheme: light dark } text { fill: #6b6f76 } .grid { stroke: #8883 } .axis { stroke: #888 }
-.line { fill: none; stroke: currentColor; stroke-width: 2 } .band { stroke: currentColor; opacity: .45 } .chance { stroke: #888; stroke-dasharray: 3 3 }
+.line { fill: none; stroke: currentColor; stroke-width: 2 } .band { stroke: currentColor; opacity: .45 }
+.chance { stroke: #888; stroke-dasharray: 3 3 }
 .s0 { color: #0f77b8 } .s1 { color: #d4631f } .s2 { color: #0f8a63 } .s3 { color: #b5578f }
 .s4 { color: #ad7a00 } .s5 { color: #4b9ccf } .s6 { color: #777b82 } .s7 { color: #8a63c4 }
 </style>"""

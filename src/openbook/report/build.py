@@ -128,8 +128,9 @@ def _text(path: Path) -> str:
 
 
 def parameters(run: Run) -> Any:
-    """The page prints the whole recipe."""
-    return run.manifest["recipe"].get("sha256")
+    """The page prints the whole recipe, and the scores of tasks, which come after the stages as well."""
+    scores = {path.name: sha256_file(path) for path in sorted((run.path / "scores").glob("*.json"))}
+    return {"recipe": run.manifest["recipe"].get("sha256"), "scores": scores}
 
 
 STAGE = Stage("report", 1, STAGES, parameters, build)

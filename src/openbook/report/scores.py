@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,8 @@ def _short(text: Any) -> str:
     return whole if len(whole) <= LONGEST else f"{whole[: LONGEST // 2]} […] {whole[-LONGEST // 2 :]}"
 
 
-def looks(evaluations: Mapping[int, Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, list[float | None]]]:
+def looks(evaluations: Mapping[int, dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, list[float | None]]]:
     """The evaluations while training, in order, and the values of each task that is a share of 1."""
-    events: Sequence[Mapping[str, Any]] = [evaluations[step] for step in sorted(evaluations)]
+    events = [evaluations[step] for step in sorted(evaluations)]
     names = sorted({name for event in events for name, row in event["tasks"].items() if row["metric"].startswith(PERCENT)})
-    return list(events), {name: [event["tasks"].get(name, {}).get("value") for event in events] for name in names}
+    return events, {name: [event["tasks"].get(name, {}).get("value") for event in events] for name in names}
