@@ -1,7 +1,7 @@
 """Models beside each other on the same items: differences with intervals, and tests that know that the items are the same.
 
-The paired bootstrap draws items (Efron and Tibshirani 1993; Koehn 2004): the interval is that of the difference, its p-value twice the share
-of differences beyond zero. McNemar's exact test (1947) asks of items that one model gets right and the other wrong whether they
+The paired bootstrap draws items (Efron and Tibshirani 1993; Koehn 2004): the interval is that of the difference, its p-value twice the
+share of differences beyond zero. McNemar's exact test (1947) asks of items that one model gets right and the other wrong whether they
 fall to either side as a coin does.
 """
 

@@ -338,13 +338,11 @@ class Session:
 
     def _evaluate(self, done: int) -> None:
         """Tasks by the recipe's schedule, on worker 0's copy of the model."""
-        section = self.run.recipe.evaluate
-        if not (self.writes and self.run.watch and section.tasks and is_due(self.section, done, section.every)):
+        if not (self.writes and self.run.watch and is_due(self.section, done, self.run.recipe.evaluate.every)):
             return
         with self._phase("validate"), torch.random.fork_rng(devices=[]):
             found = self.run.watch(self.trainer.model, f"{self.key} branch {self.state.memory.branch}", done)
-        facts = {"step": done, "tokens": self.state.tokens, "seconds": self.state.seconds}
-        self.book.append("evaluation", **facts, tasks=found)
+        self.book.append("evaluation", step=done, tokens=self.state.tokens, seconds=self.state.seconds, tasks=found)
 
     def _save_is_due(self) -> bool:
         """Where the recipe does not say how often to save: whether it pays by now."""
