@@ -337,7 +337,6 @@ class Session:
             self.book.append("validation", **facts, bits_per_byte=scores, mean=mean)
 
     def _evaluate(self, done: int) -> None:
-        """Tasks by the recipe's schedule, on worker 0's copy of the model."""
         if not (self.writes and self.run.watch and is_due(self.section, done, self.run.recipe.evaluate.every)):
             return
         with self._phase("validate"), torch.random.fork_rng(devices=[]):
