@@ -27,10 +27,10 @@ from pydantic import TypeAdapter
 
 from openbook.corpus.sources.machine import SELECTIONS
 from openbook.corpus.steps import ShardWriter, Steps, first_shards, gopher, minhash, pii, survivors
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Sketch, table_rules
 from openbook.documents import Document, document_id
 from openbook.model.tokenizer import load_tokenizer
+from openbook.parts import Batch
 from openbook.recipe import TokenizerSection
 from openbook.recipe_steps import AnyStep, EngineSection, GopherQualityStep, GopherRepetitionStep, MinHashStep, PiiStep
 from openbook.tokens.vocabulary import learn

@@ -23,6 +23,7 @@ from openbook.cli_import import import_command
 from openbook.cli_keys import alias, keys, usage
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
+from openbook.cli_scores import compare, curve
 from openbook.cli_serve import serve
 from openbook.cli_stages import Again, one_stage, tell, weights_of
 from openbook.cli_tokens import tokens
@@ -45,6 +46,8 @@ app.command()(serve)
 app.add_typer(keys, name="keys", help="Keys to a server: who may use which models, and how much.")
 app.command()(usage)
 app.add_typer(alias, name="alias", help="Names that stand for models, with a share of the traffic each; moved while a server runs.")
+app.command()(compare)
+app.command()(curve)
 app.add_typer(logbook, name="logbook", help="What happened to a run, why, and what it cost; notes of people.")
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
@@ -170,9 +173,11 @@ def _train_hot_as_worker(opened: Any) -> bool:
     own = place(os.environ)
     if own is None:
         return False
+    from openbook.pipeline import watched
     from openbook.train.hot_session import take_part
     from openbook.train.launch import end_with_supervisor
 
+    watched(opened)
     with hushed():
         take_part(opened, own, end_with_supervisor(opened.path))
     os._exit(0)  # while the heart beats: the others would take a worker that cleans up for a dead one, and its work for theirs

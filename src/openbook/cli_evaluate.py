@@ -24,6 +24,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws items and demonstrations.")] = 0,
     draws: Annotated[int, typer.Option(min=1, help="Sets of demonstrations for each item, to see how much they matter.")] = 1,
     generated: Annotated[bool, typer.Option("--generated", help="Make items from the seed where a task can.")] = False,
+    samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Programs written for each item, for pass@k.")] = None,
+    contamination: Annotated[bool, typer.Option("--contamination", help="Tell items that stand in the run's corpus.")] = False,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where scores go; RUN/scores by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows in one forward pass; scores do not depend on it.")] = 16,
@@ -43,8 +45,8 @@ def evaluate(
         one_stage(Path(run), "evaluate", again, as_json)
         return
     options = {"batch": batch, "stride": stride, "model": model, "foreign": transformers}
-    settings = {"shots": shots, "limit": limit, "seed": seed, "draws": draws, "generated": generated}
-    evaluate_tasks(run, suite, task or [], data, out, options, settings, as_json)
+    settings = {"shots": shots, "limit": limit, "seed": seed, "draws": draws, "generated": generated, "samples": samples}
+    evaluate_tasks(run, suite, task or [], data, out, options, settings, as_json, contamination)
 
 
 def _files(run: Path, paths: list[Path], as_json: bool) -> None:
@@ -64,8 +66,10 @@ def evaluate_tasks(
     options: dict[str, Any],
     settings: dict[str, Any],
     as_json: bool,
+    contamination: bool = False,
 ) -> None:
     """Puts tasks to a model; options are those of `open_model`, settings those of `Settings`."""
+    from openbook.evaluate.contamination import corpus_files
     from openbook.evaluate.data import data_folder
     from openbook.evaluate.models import open_model
     from openbook.evaluate.runner import Settings
@@ -77,7 +81,8 @@ def evaluate_tasks(
         if target.startswith(("http://", "https://")):
             raise InputError(f"{target}: say with --out DIR where an endpoint's scores go")
         out = Path(target) / "scores"
-    results, left_out = evaluate_all(open_model(target, **options), wanted, Settings(**settings), folder, out)
+    corpus = corpus_files(Path(target)) if contamination else None
+    results, left_out = evaluate_all(open_model(target, **options), wanted, Settings(**settings), folder, out, corpus)
     brief = [{key: value for key, value in result.items() if key != "items"} for result in results]
     show({"scores": str(out), "tasks": brief, "left_out": left_out}, f"{table(results, left_out)}\nscores    {out}", as_json)
 

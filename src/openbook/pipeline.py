@@ -51,6 +51,18 @@ def up_to(until: str | None) -> list[str]:
     return names[: names.index(until) + 1]
 
 
+def watched(run: Run) -> None:
+    """Hands the evaluate stage's tasks to a training that wants them. Raises InputError for ones that cannot be asked."""
+    if run.recipe.evaluate.tasks and run.watch is None:
+        if run.recipe.train.shards > 1:
+            raise InputError(
+                "evaluate.tasks: a model in parts (train.shards) is not evaluated while it is trained; leave one of the two out"
+            )
+        from openbook.evaluate.watch import watcher
+
+        run.watch = watcher(run)
+
+
 def update(run: Run, names: list[str], again: bool = False, workers: int = 1, spares: int | None = None) -> Iterator[Done]:
     """Carries out the named stages that are stale, in order; `again` takes all of them for stale. Yields each as it is done.
 
@@ -59,6 +71,8 @@ def update(run: Run, names: list[str], again: bool = False, workers: int = 1, sp
     """
     for name in names:
         run.require_own_training(name)
+    if "train" in names:
+        watched(run)
     if (workers == 1 and spares is None) or "train" not in names:
         yield from _update(run, names, again)
         return
@@ -80,6 +94,7 @@ def update_as_worker(run: Run, seat: Seat, again: bool = False) -> Iterator[Done
     from openbook.train import dismiss, follow, join_for, stage_with
 
     run.require_own_training("train")
+    watched(run)
     workers = join_for(run, seat)
     try:
         if workers.rank == 0:

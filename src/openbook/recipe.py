@@ -240,6 +240,16 @@ class EvaluateSection(Section):
     """Held-out bytes per component that are scored, whole documents."""
     stride: Positive | None = None
     """Tokens by which the scoring window moves; the rest of the window is context. Default: half the context."""
+    tasks: list[str] = []
+    """Tasks that are put to the model while it is trained: names, or .toml files."""
+    every: Positive | None = None
+    """Steps between these evaluations; the last step has one in any case."""
+    limit: Positive = 100
+    """Items of each such task."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Demonstrations; each task's own number by default."""
+    generated: bool = False
+    """Make items from the seed where a task can."""
     sample_tokens: Positive = 120
     temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -73,6 +73,8 @@ class Run:
         """Of the stage that is being carried out."""
         self.accepted_change: str | None = None
         """Why training may go on under another numerics contract, in the user's words."""
+        self.watch: Callable[[Any, str, int], dict[str, Any]] | None = None
+        """Puts the recipe's tasks to a model that is being trained (openbook.evaluate.watch): stages do not import each other."""
 
     def _read_manifest(self) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_bytes())

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from openbook.corpus.steps import decontaminate
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Joined, Sketch
 from openbook.errors import InputError
+from openbook.parts import Batch
 from openbook.recipe_steps import DecontaminateStep
 
 FILLER = [f"filler{number}" for number in range(3000)]

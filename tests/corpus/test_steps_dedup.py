@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from openbook.corpus.steps import dedup, minhash
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Sketch, Step
+from openbook.parts import Batch
 from openbook.recipe_steps import ExactStep, LinesStep, MinHashStep, SubstringStep
 
 WORDS = [f"w{number}" for number in range(5000)]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openbook.corpus.steps import gopher
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import table_rules
+from openbook.parts import Batch
 from openbook.recipe_steps import GopherQualityStep, GopherRepetitionStep
 
 QUALITY, REPETITION = GopherQualityStep(step="gopher-quality"), GopherRepetitionStep(step="gopher-repetition")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from openbook.corpus.steps import language, licence, perplexity, pii, profanity, quality, text, web
-from openbook.corpus.steps.parts import Batch
 from openbook.errors import InputError
+from openbook.parts import Batch
 from openbook.recipe_steps import C4Step, FineWebStep, LanguageStep, PerplexityStep, PiiStep, ProfanityStep, QualityStep
 
 KINDS = list(pii.FORMS)

@@ -110,6 +110,8 @@ def asked() -> dict[str, tuple[Task, list[Question]]]:
     folder, chosen = data_folder(None), {}
     for name in builtin():
         task = task_named(name)
+        if task.form.program:  # right programs are longer than these models' window
+            continue
         if task.kind == "generate":
             task = task.model_copy(update={"max_tokens": WRITTEN})
         if absent(task, folder):

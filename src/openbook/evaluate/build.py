@@ -16,7 +16,7 @@ from openbook.evaluate.network import Network
 from openbook.evaluate.samples import write_samples
 from openbook.files import write_json
 from openbook.model.exchange import load_weights
-from openbook.model.tokenizer import load_tokenizer
+from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.model.transformer import Transformer
 from openbook.ngram import ORDER, NGram
 from openbook.progress import track
@@ -40,6 +40,8 @@ def build(run: Run) -> Outcome:
     scorers: dict[str, Scorer] = {"model": Network(model, tokenizer, stride), "xz": XZ, "zstd": ZSTD, "ngram": ngram}
     texts = {name: [document.text.encode() for document in documents] for name, documents in held_out.items()}
     components, everything = score(texts, scorers, seed)
+    for row, own in (*((components[name], texts[name]) for name in components), (everything, [t for some in texts.values() for t in some])):
+        row["perplexity"] = perplexity(tokenizer, own, row)
     scores = {
         "stride": stride,
         "context": model.config.context,
@@ -123,6 +125,14 @@ def score(texts: Mapping[str, Sequence[bytes]], scorers: Mapping[str, Scorer], s
     return rows, _row(together, all_bits, seed)
 
 
+def perplexity(tokenizer: Tokenizer, texts: Sequence[bytes], row: Mapping[str, Any]) -> dict[str, float]:
+    """2 to the model's bits for each token, and for each word between white space: (Σ bits / Σ units)."""
+    bits = row["model"]["bpb"] * row["bytes"]
+    tokens = sum(len(tokenizer.encode(text.decode())) for text in texts)
+    words = sum(len(text.split()) for text in texts)
+    return {name: 2 ** min(bits / max(units, 1), 1000.0) for name, units in (("token", tokens), ("word", words))}
+
+
 def _row(texts: Sequence[bytes], bits: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
     sizes = [len(text) for text in texts]
     estimates = {title: asdict(bits_per_byte(values, sizes, seed)) for title, values in bits.items()}
@@ -137,7 +147,8 @@ def _compact(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters(run: Run) -> Any:
-    return {"evaluate": run.recipe.evaluate.model_dump(mode="json"), "seed": run.recipe.seed}
+    while_training = {"tasks", "every", "limit", "shots", "generated"}  # the stage does not look at them
+    return {"evaluate": run.recipe.evaluate.model_dump(mode="json", exclude=while_training), "seed": run.recipe.seed}
 
 
 STAGE = Stage("evaluate", 1, ("corpus", "tokenize", "train"), parameters, build)

@@ -15,7 +15,7 @@ from openbook.errors import InputError
 from openbook.evaluate.generated import COUNT, generate_items
 from openbook.evaluate.task import DataSection, Examples, Task
 from openbook.evaluate.templates import evaluated
-from openbook.files import sha256_file
+from openbook.files import sha256_file, sha256_json
 
 VARIABLE = "OPENBOOK_DATA"
 USUAL = (Path("shared/data"), Path("../shared/data"))
@@ -44,7 +44,7 @@ def data_folder(given: Path | None) -> Path:
 
 def items_of(task: Task, folder: Path, generated: bool, seed: int) -> ItemSource:
     """The items to answer. With `generated`, those that the task's generator makes of the seed."""
-    if generated:
+    if generated or not task.data.file:
         if task.data.generator is None:
             raise InputError(f"{task.name}: --generated: the task has no generator; leave the flag out")
         raw = generate_items(task.data.generator, seed, COUNT)
@@ -67,13 +67,30 @@ def _read(section: DataSection | Examples, name: str, folder: Path, has_generato
         instead = "; or --generated makes items from the seed" if has_generator else ""
         raise InputError(f"{path}: no such file, which the task {name} needs; `openbook data` says where it comes from{instead}")
     try:
-        items = _parsed(path, section.split)
+        items = _beside(path, section.beside, folder) if section.beside else _parsed(path, section.split)
         if section.labels:
             labels = _text(folder / section.labels).split()
             items = [{**item, "label": int(label)} for item, label in zip(items, labels, strict=True)]
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as {''.join(path.suffixes)}: {error}") from None
-    return ItemSource(_with_fields(items, section.fields, str(path)), str(path), sha256_file(path))
+    digests = [sha256_file(folder / name) for name in (section.file, *section.beside.values())]
+    digest = digests[0] if len(digests) == 1 else sha256_json(digests)
+    whole = _with_fields(items, section.fields, str(path))
+    kept = whole if section.keep is None else [item for item in whole if evaluated(section.keep, item, f"{path}: keep")]
+    return ItemSource(kept, str(path), digest)
+
+
+def _beside(path: Path, others: Mapping[str, str], folder: Path) -> list[dict[str, Any]]:
+    """Parallel files: items of a line each."""
+    columns = {name: _text(where).removesuffix("\n").split("\n") for name, where in {"text": path, **_paths(others, folder)}.items()}
+    counts = {name: len(lines) for name, lines in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"the files have different numbers of lines: {counts}")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _paths(names: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    return {name: folder / file for name, file in names.items()}
 
 
 def _text(path: Path) -> str:

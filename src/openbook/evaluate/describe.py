@@ -27,10 +27,14 @@ def _one(task: Task) -> str:
         "demonstrated answer": form.shown,
         "text": form.text,
         "without context": form.unconditional,
+        "program": form.program,
+        "demonstrations have the same": task.alike,
         "between demonstrations": task.separator if task.kind != "rolling" else None,
         "ends at": task.stop or None,
         "answer is the last": task.extract,
-        "items": task.data.file,
+        "items": task.data.file or f"generated: {task.data.generator}",
+        "beside them": ", ".join(task.data.beside.values()) or None,
+        "only items with": task.data.keep,
         "demonstrations": task.examples.file if task.examples else None,
     }
     lines += [f"- {name}: `{_spelled(value)}`" for name, value in shown.items() if value is not None]

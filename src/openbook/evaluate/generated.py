@@ -14,6 +14,8 @@ from importlib.resources import files
 import numpy as np
 
 from openbook.errors import InputError
+from openbook.evaluate.hidden import KINDS, hidden_items
+from openbook.evaluate.style import style_items
 from openbook.model.initialise import generator
 
 Scramble = Callable[[str, np.random.Generator], str]
@@ -28,13 +30,17 @@ SYMBOLS = " ./!"
 
 def kinds() -> list[str]:
     sums = [f"{digits}_digit_{operation}" for digits in DIGITS for operation in OPERATIONS]
-    return [*sums, "two_digit_multiplication", "single_digit_three_ops", *SCRAMBLES]
+    return [*sums, "two_digit_multiplication", "single_digit_three_ops", *SCRAMBLES, *KINDS, "style_transfer"]
 
 
 def generate_items(kind: str, seed: int, count: int) -> list[dict[str, str]]:
     """Items {context, completion} in the form of GPT-3's published files, all different where the kind has enough of them."""
     if kind not in kinds():
         raise InputError(f"generator = {kind!r}: should be one of {', '.join(kinds())}")
+    if kind in KINDS:
+        return hidden_items(kind, seed, count)
+    if kind == "style_transfer":
+        return style_items()
     dice = generator(seed, "items", kind)
     made: dict[str, str] = {}
     for _ in range(20 * count):

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openbook.evaluate.answers import MEASURES, SPAN_MEASURES
+from openbook.evaluate.bleu import corpus_bleu
 from openbook.evaluate.interval import ratio
 from openbook.evaluate.models import Score
+from openbook.evaluate.style import change, content_overlap
 from openbook.evaluate.task import Task
 
 TIE = 1e-9
@@ -57,14 +59,21 @@ def written_scores(task: Task, said: str, answers: Sequence[Any]) -> dict[str, f
     """Of an answer that was written, every measure that its task's answers allow."""
     if task.metric in SPAN_MEASURES:
         return {name: measure(said, answers) for name, measure in SPAN_MEASURES.items()}
+    if task.metric == "content_overlap":
+        return {"content_overlap": content_overlap(said, answers), "change": change(said, answers[0])}
     return {name: measure(said, answers) for name, measure in MEASURES.items() if name in {"exact_match", "f1", task.metric}}
 
 
 def summarise(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict[str, float | None]]:
     """Each metric with the ends of its 95 % interval over items; several draws of an item count as one item."""
     figures: dict[str, dict[str, float | None]] = {}
-    for name in records[0]["scores"]:
-        figures[name] = _figure([(record["item"], record["scores"][name], 1.0) for record in records], seed)
+    for name in dict.fromkeys(name for record in records for name in record["scores"]):
+        figures[name] = _figure([(record["item"], record["scores"][name], 1.0) for record in records if name in record["scores"]], seed)
+    if task.metric == "bleu":
+        figures["bleu"] = corpus_bleu([record["bleu"] for record in records], seed)
+    if any(record.get("fluency") for record in records):
+        parts = [(record["item"], *record["fluency"]) for record in records if record.get("fluency")]
+        figures["fluency"] = _exponential(_figure(parts, seed))
     if task.kind == "choice":
         figures["brier"] = _figure([(record["item"], _brier(record), 1.0) for record in records], seed)
         figures["calibration_error"] = {"value": calibration_error(records), "low": None, "high": None}

@@ -37,6 +37,7 @@ class Question:
     draw: int
     prefix: str
     own: Own
+    fields: Mapping[str, Any]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -54,7 +55,10 @@ class Questions:
     def __init__(self, task: Task, items: ItemSource, pool: ItemSource, shots: int, seed: int) -> None:
         self.task, self.items, self.pool, self.shots, self.seed = task, items, pool, shots, seed
         self._solved: dict[int, str] = {}
-        enough = len(pool.items) - (pool is items)
+        self._groups: dict[Any, list[int]] = {}
+        for place, item in enumerate(pool.items if task.alike else ()):
+            self._groups.setdefault(item.get(task.alike or ""), []).append(place)
+        enough = min(map(len, self._groups.values()), default=len(pool.items)) - (pool is items)
         if shots > enough:
             raise InputError(f"{pool.place}: {shots} demonstrations wanted, only {enough} items to draw from; lower --shots")
 
@@ -62,7 +66,8 @@ class Questions:
         """Of item `index` (from 0)."""
         shown = [self._demonstration(example) for example in self._drawn(index, draw)]
         prefix = self.task.description + "".join(text + self.task.separator for text in shown)
-        return Question(index + 1, draw, prefix, own_part(self.task, self.items.items[index], f"{self.items.place}: item {index + 1}"))
+        fields = self.items.items[index]
+        return Question(index + 1, draw, prefix, own_part(self.task, fields, f"{self.items.place}: item {index + 1}"), fields)
 
     def _drawn(self, index: int, draw: int) -> list[int]:
         """Places in the pool, in the order in which they are shown; never the item itself."""
@@ -72,6 +77,9 @@ class Questions:
         if self.task.draw == "first":
             return [place for place in range(self.shots + 1) if not (own and place == index)][: self.shots]
         dice = generator(self.seed, "shots", self.task.name, draw, index)
+        if self.task.alike:
+            alike = [place for place in self._groups[self.items.items[index].get(self.task.alike)] if not (own and place == index)]
+            return [alike[place] for place in dice.choice(len(alike), self.shots, replace=False)]
         places = dice.choice(len(self.pool.items) - own, self.shots, replace=False)
         return [int(place) + (own and place >= index) for place in places]
 

@@ -12,10 +12,13 @@ from typing import Any
 
 from openbook.errors import InputError
 from openbook.evaluate.answers import extracted
+from openbook.evaluate.bleu import statistics
+from openbook.evaluate.contamination import Overlap, overlaps
 from openbook.evaluate.data import examples_of, items_of
 from openbook.evaluate.journal import collect, finish
 from openbook.evaluate.metrics import Record, chance, choice_scores, credit, probabilities, summarise, written_scores
 from openbook.evaluate.models import CannotScore, LanguageModel, Request, Score
+from openbook.evaluate.programs import tried
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.task import Task
 from openbook.files import write_json
@@ -24,17 +27,26 @@ from openbook.model.initialise import generator
 
 @dataclass(frozen=True)
 class Settings:
-    """shots: K, or None for the task's own. limit: items, drawn by the seed. draws: sets of demonstrations for each item."""
+    """shots: K, or None for the task's own. limit: items, drawn by the seed. draws: sets of demonstrations for each item. samples: programs
+    that are written for each item, or None for the task's own number."""
 
     shots: int | None = None
     limit: int | None = None
     seed: int = 0
     draws: int = 1
     generated: bool = False
+    samples: int | None = None
 
 
-def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path) -> dict[str, Any]:
-    """Answers what is not answered yet, and returns what NAME.json holds. Raises InputError for a task that cannot be asked."""
+def evaluate(
+    model: LanguageModel, task: Task, settings: Settings, data: Path, out: Path, corpus: Sequence[Path] | None = None
+) -> dict[str, Any]:
+    """Answers what is not answered yet, and returns what NAME.json holds. corpus: training documents, to tell clean items from dirty ones.
+
+    Raises InputError for a task that cannot be asked.
+    """
+    if settings.samples and task.form.program:
+        task = task.model_copy(update={"samples": settings.samples})
     items = items_of(task, data, settings.generated, settings.seed)
     pool = examples_of(task, data, items)
     shots = task.shots if settings.shots is None else settings.shots
@@ -58,6 +70,9 @@ def evaluate(model: LanguageModel, task: Task, settings: Settings, data: Path, o
     done = collect(task.name, f"evaluate: {task.name}", facts, asked, lambda some: answer(model, task, some), out)
     records = [done[draw, index + 1] for draw, index in wanted]
     result = {**facts, "title": task.title, "kind": task.kind, "metric": task.metric, **_figures(task, records, settings)}
+    if corpus is not None:
+        overlap = overlaps({task.name: items.items}, corpus)[task.name]
+        result["contamination"] = {**overlap.parts(), **_split(task, records, overlap, settings.seed)}
     write_json(out / f"{task.name}.json", {**result, "items": records})
     finish(task.name, out)
     return {**result, "items": records}
@@ -74,6 +89,17 @@ def _figures(task: Task, records: Sequence[Record], settings: Settings) -> dict[
     if settings.draws > 1:
         figures["draws"] = _over_draws(task, records, settings)
     return figures
+
+
+def _split(task: Task, records: Sequence[Record], overlap: Overlap, seed: int) -> dict[str, Any]:
+    """The task's metric over all items, clean ones and dirty ones, with counts; None where there are none."""
+    chosen = {
+        "all": records,
+        "clean": [record for record in records if record["item"] not in overlap.dirty | overlap.short],
+        "dirty": [record for record in records if record["item"] in overlap.dirty],
+    }
+    counted = {part: len({record["item"] for record in some}) for part, some in chosen.items()}
+    return {part: {"count": counted[part], **summarise(task, some, seed)[task.metric]} if some else None for part, some in chosen.items()}
 
 
 def _over_draws(task: Task, records: Sequence[Record], settings: Settings) -> dict[str, Any]:
@@ -150,8 +176,38 @@ def _rolling(question: Question, score: Score) -> Record:
 
 def _write(model: LanguageModel, task: Task, questions: Sequence[Question], records: Sequence[Record]) -> None:
     """Adds to records what the model writes, and what that is worth."""
-    requests = [Request(question.pairs[0][0], tuple(task.stop), task.max_tokens) for question in questions]
-    for question, record, written in zip(questions, records, model.generate_until(requests), strict=True):
-        said = extracted(written.text, task.extract)
-        record |= {"written": written.text, "prediction": said, "answers": list(question.own.answers)}
-        record |= {"dropped": max(record["dropped"], written.dropped), "scores": written_scores(task, said, question.own.answers)}
+    heat = task.temperature if task.samples > 1 else 0.0
+    asked = [(question, sample) for question in questions for sample in range(task.samples)]
+    requests = [
+        Request(question.pairs[0][0], tuple(task.stop), task.max_tokens, heat, int(question.digest[:7], 16) + sample)
+        for question, sample in asked
+    ]
+    told = model.generate_until(requests)
+    texts = [told[start : start + task.samples] for start in range(0, len(told), task.samples)]
+    for question, record, written in zip(questions, records, texts, strict=True):
+        said = extracted(written[0].text, task.extract)
+        record |= {"written": written[0].text, "prediction": said, "answers": list(question.own.answers)}
+        record["dropped"] = max(record["dropped"], *(text.dropped for text in written))
+        if not task.form.program:
+            record["scores"] = written_scores(task, said, question.own.answers)
+        if task.metric == "bleu":
+            record["bleu"] = statistics(said, question.own.answers, task.bleu)
+        if task.metric == "content_overlap" and (word := question.fields["word"]):
+            record["scores"]["word"] = float(word in said.lower())
+    if task.form.program:
+        tries = [(question.fields, [text.text for text in written]) for question, written in zip(questions, texts, strict=True)]
+        for record, found in zip(records, tried(task, tries, f"{task.name}: form.program"), strict=True):
+            record |= found
+    if task.metric == "content_overlap":
+        _add_fluency(model, records)
+
+
+def _add_fluency(model: LanguageModel, records: Sequence[Record]) -> None:
+    """The model's own nats and tokens of what it wrote; nothing of an empty text, or from an endpoint that gives no log-probabilities."""
+    said = [record for record in records if record["prediction"]]
+    try:
+        scores = model.loglikelihood_rolling([record["prediction"] for record in said])
+    except InputError:
+        return
+    for record, score in zip(said, scores, strict=True):
+        record["fluency"] = [-score.logprob, float(score.tokens)]

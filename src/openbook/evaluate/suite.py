@@ -14,7 +14,7 @@ from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.task import DataSection, Examples, Task, builtin, suites, task_named
 from openbook.words import count, figure, percent
 
-PERCENT = ("accuracy", "exact", "f1", "number_match")
+PERCENT = ("accuracy", "exact", "f1", "number_match", "pass@", "content_overlap", "change")
 """Beginnings of the names of metrics that are shares of 1."""
 
 
@@ -32,15 +32,15 @@ def chosen(suite: str | None, names: Sequence[str]) -> list[Task]:
 
 def absent(task: Task, folder: Path, generated: bool = False) -> list[Path]:
     """The files that a task needs and the data folder lacks."""
-    sections: list[DataSection | Examples] = (
-        [] if generated and task.data.generator else [task.data, *([task.examples] if task.examples else [])]
-    )
+    made = not task.data.file or (generated and task.data.generator)
+    sections: list[DataSection | Examples] = [] if made else [task.data, *([task.examples] if task.examples else [])]
     paths = [path for section in sections for path in (path_of(section, folder), folder / (section.labels or section.file))]
+    paths += [folder / name for section in sections for name in section.beside.values()]
     return [path for path in dict.fromkeys(paths) if not path.is_file()]
 
 
 def evaluate_all(
-    model: LanguageModel, tasks: Sequence[Task], settings: Settings, data: Path, out: Path
+    model: LanguageModel, tasks: Sequence[Task], settings: Settings, data: Path, out: Path, corpus: Sequence[Path] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Results of tasks, and why others of several were left out: no data, or an endpoint that cannot score.
 
@@ -57,7 +57,7 @@ def evaluate_all(
             own = replace(own, generated=own.generated and task.data.generator is not None)
             own = replace(own, shots=0, draws=1) if task.kind == "rolling" else own
         try:
-            results.append(evaluate(model, task, own, data, out))
+            results.append(evaluate(model, task, own, data, out, corpus))
         except CannotScore as error:
             if len(tasks) == 1:
                 raise
@@ -73,7 +73,14 @@ def table(results: Sequence[dict[str, Any]], left_out: dict[str, str]) -> str:
     rows = [head, *(_cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows]
+    lines += [_split_line(result) for result in results if result.get("contamination")]
     return "\n".join([*lines, *(f"left out  {name}: {why}" for name, why in left_out.items())])
+
+
+def _split_line(result: dict[str, Any]) -> str:
+    found, show = result["contamination"], percent if result["metric"].startswith(PERCENT) else figure
+    parts = [f"{part} {show(own['value'])} ({count(own['count'])} items)" for part in ("all", "clean", "dirty") if (own := found[part])]
+    return f"overlap   {result['task']}: {', '.join(parts)}; runs of {found['ngram']} words; {len(found['short_items'])} items too short"
 
 
 def _cells(result: dict[str, Any]) -> tuple[str, ...]:
@@ -91,7 +98,8 @@ def sources(folder: Path) -> list[dict[str, Any]]:
     found = []
     for name in builtin():
         task = task_named(name)
-        files = [task.data.file, *([task.data.labels] if task.data.labels else []), *([task.examples.file] if task.examples else [])]
+        files = [task.data.file, *([task.data.labels] if task.data.labels else []), *task.data.beside.values()]
+        files = [name for name in (*files, *([task.examples.file] if task.examples else [])) if name]
         missing = [str(path) for path in absent(task, folder)]
         hub = task.data.hub.dataset if task.data.hub else None
         found.append(

@@ -23,7 +23,18 @@ from openbook.written import alone
 CHOICE_METRICS = ("accuracy", "accuracy_per_character", "accuracy_per_byte", "accuracy_per_token", "accuracy_unconditional")
 COMPLETION_METRICS = ("accuracy", "perplexity", "bits_per_byte")
 ROLLING_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity", "token_perplexity")
-GENERATE_METRICS = ("exact", "exact_match", "f1", "f1_coqa", "f1_drop", "exact_match_drop", "number_match")
+GENERATE_METRICS = (
+    "exact",
+    "exact_match",
+    "f1",
+    "f1_coqa",
+    "f1_drop",
+    "exact_match_drop",
+    "number_match",
+    "bleu",
+    "pass@1",
+    "content_overlap",
+)
 METRICS = {"choice": CHOICE_METRICS, "completion": COMPLETION_METRICS, "rolling": ROLLING_METRICS, "generate": GENERATE_METRICS}
 NEEDED = {"choice": ("choices", "gold"), "completion": ("context", "target"), "rolling": ("text",), "generate": ("context", "answers")}
 
@@ -42,10 +53,15 @@ class Hub(Section):
 class DataSection(Section):
     """Where items come from. `fields` adds fields to an item, or replaces them: name = expression."""
 
-    file: str
-    """Below the data folder: .jsonl, .json (a list), .txt (a line an item), .lst beside it; each also with .gz."""
+    file: str = ""
+    """Below the data folder: .jsonl, .json (a list), .txt (a line an item), .lst beside it; each also with .gz. Without one, items are
+    always generated."""
     labels: str | None = None
     """A file with a line for each item, which becomes its field `label`, a whole number."""
+    beside: dict[str, str] = {}
+    """Of a text file: name = another file with a line for each item, which becomes the item's field of that name."""
+    keep: str | None = None
+    """An expression; items for which it is false are no part of the task."""
     split: str | None = None
     """A regular expression that parts a text file into items; without one, each line is an item."""
     fields: dict[str, str] = {}
@@ -61,6 +77,8 @@ class Examples(Section):
 
     file: str
     labels: str | None = None
+    beside: dict[str, str] = {}
+    keep: str | None = None
     split: str | None = None
     fields: dict[str, str] = {}
 
@@ -82,6 +100,8 @@ class Form(Section):
     """rolling: what is scored."""
     delimiter: str = " "
     """Between a context and a choice or an answer."""
+    program: str | None = None
+    """generate: a program over the item's fields and `written`, which passes if it comes to its end (openbook.evaluate.sandbox)."""
     unconditional: str | None = None
     """choice: the context that says nothing, for accuracy_unconditional."""
 
@@ -100,6 +120,8 @@ class Task(Section):
     """K, as published."""
     draw: Literal["random", "first"] = "random"
     """Demonstrations: drawn for each item by the seed, or always the first ones."""
+    alike: str | None = None
+    """A field: demonstrations are drawn from the items that have the same value of it."""
     description: str = ""
     separator: str = "\n\n"
     metric: str
@@ -108,6 +130,12 @@ class Task(Section):
     max_tokens: Annotated[int, Field(gt=0)] = 32
     extract: str | None = None
     """generate: a regular expression whose last match is the answer."""
+    samples: Annotated[int, Field(gt=0)] = 1
+    """form.program: answers drawn for each item, for pass@k; one is greedy."""
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    """Of several samples."""
+    bleu: Literal["13a", "zh", "char"] = "13a"
+    """metric = "bleu": how sacrebleu takes texts apart."""
     data: DataSection
     examples: Examples | None = None
     form: Form
@@ -124,6 +152,10 @@ class Task(Section):
                 raise PydanticCustomError("form", "kind = {kind} needs form.{name}", {"kind": self.kind, "name": name, "key": "form"})
         if self.metric == "accuracy_unconditional" and self.form.unconditional is None:
             raise PydanticCustomError("form", "metric = accuracy_unconditional needs form.unconditional", {"key": "form"})
+        if (self.metric == "pass@1") != (self.form.program is not None):
+            raise PydanticCustomError("form", "metric = pass@1 and form.program need each other", {"key": "form"})
+        if not self.data.file and self.data.generator is None:
+            raise PydanticCustomError("data", "needs data.file or data.generator", {"key": "data"})
         if self.kind == "generate" and not self.stop:
             raise PydanticCustomError("stop", "kind = generate needs stop strings", {"key": "stop"})
         return self

@@ -98,6 +98,7 @@ _DAILY: Mapping[str, Callable[[Event], str]] = {
     "train.begin": lambda e: f"{count(e.get('parameters'))} parameters, {count(e.get('steps'))} steps, on {e.get('device')}",
     "membership": lambda e: f"{e.get('world')} workers, attempt {e.get('attempt')}",
     "step": lambda e: f"{count(e.get('step'))}: loss {figure(e.get('loss'), 4)}, norm {figure(e.get('norm'))}",
+    "evaluation": lambda e: f"after step {count(e.get('step'))}: {', '.join(e.get('tasks') or {})}",
     "validation": lambda e: f"after step {count(e.get('step'))}: {figure(e.get('mean'))} bits per byte",
     "checkpoint": lambda e: f"after step {count(e.get('step'))}: {size(e.get('bytes'))} in {duration(e.get('seconds'))}",
     "fingerprint": lambda e: f"after step {count(e.get('step'))}: {str(e.get('fingerprint'))[:12]}…",

@@ -77,6 +77,7 @@ class Training:
     plan: Event = field(default_factory=dict)
     steps: dict[int, Event] = field(default_factory=dict)
     validations: dict[int, Event] = field(default_factory=dict)
+    evaluations: dict[int, Event] = field(default_factory=dict)
     checkpoints: list[Event] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     tries: list[Attempt] = field(default_factory=list)
@@ -248,6 +249,9 @@ class _Follower:
             case "validation":
                 self.book("validate")
                 self.result.validations[event["step"]] = {**event, "wall": self.at}
+            case "evaluation":
+                self.book("validate")
+                self.result.evaluations[event["step"]] = {**event, "wall": self.at}
             case "checkpoint":
                 self._saved(event)
             case "anomaly":
@@ -329,6 +333,7 @@ class _Follower:
         lost = [self.result.steps.pop(step) for step in later]
         if lost:
             self.result.abandoned.append(lost)
-        for step in [step for step in self.result.validations if step > after]:
-            del self.result.validations[step]
+        for seen in (self.result.validations, self.result.evaluations):
+            for step in [step for step in seen if step > after]:
+                del seen[step]
         return lost

@@ -17,6 +17,7 @@ from openbook.page import fill, style
 from openbook.report import sections
 from openbook.report.bias import bias
 from openbook.report.curves import AXES, charts, gaps, learning_table, marks, notes, validation_table
+from openbook.report.scores import tasks
 from openbook.run import Outcome, Run, Stage
 
 STAGES = ("corpus", "tokenize", "mixture", "train", "evaluate", "export")
@@ -59,6 +60,7 @@ def collect(run: Run) -> dict[str, Any]:
         "scores": sections.scored(scores, components),
         "samples": sections.spoken(samples),
         "bias": bias(run.path),
+        "tasks": tasks(run.path),
         "problems": {"scores": scores_problem, "samples": samples_problem},
         "cost": sections.cost_rows(account.costs),
         "rates": sections.rates(summaries["train"], past),
@@ -129,8 +131,9 @@ def _text(path: Path) -> str:
 
 
 def parameters(run: Run) -> Any:
-    """The page prints the whole recipe, and the audit."""
-    return [run.manifest["recipe"].get("sha256"), digests(run.path)]
+    """The page prints the whole recipe, and the scores of tasks and the audit, which come after the stages as well."""
+    scores = {path.name: sha256_file(path) for path in sorted((run.path / "scores").glob("*.json"))}
+    return {"recipe": run.manifest["recipe"].get("sha256"), "scores": scores, "audit": digests(run.path)}
 
 
 STAGE = Stage("report", 1, STAGES, parameters, build)

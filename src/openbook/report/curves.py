@@ -9,6 +9,7 @@ from typing import Any
 
 from openbook.logbook import Event
 from openbook.logbook.training import LOST, Training
+from openbook.report.scores import looks as task_looks
 from openbook.words import count, duration, figure, is_number, percent
 
 AXES = {"tokens": "training tokens", "wall": "time on the clock"}
@@ -60,6 +61,10 @@ def charts(training: Training, components: Sequence[str]) -> dict[str, Any]:
         scores = {name: [event["bits_per_byte"].get(name) for event in looks] for name in names}
         curves = [_series(name, f"s{components.index(name) % 8}", looks, scores[name]) for name in names]
         drawn["validation"] = {"unit": "bits per byte", "scale": "linear", "marked": True, "series": curves}
+    tried, values = task_looks(training.evaluations)
+    if values:
+        curves = [_series(name, f"s{place % 8}", tried, values[name]) for place, name in enumerate(values)]
+        drawn["tasks"] = {"unit": "share of items", "scale": "zero", "marked": True, "series": curves}
     for chart in drawn.values():
         chart["text"] = _in_words(chart)
     return drawn

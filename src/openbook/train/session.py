@@ -248,6 +248,7 @@ class Session:
         self._compare_speeds([row[2] for row in table])
         if done % self.section.validate_every == 0 or done == self.section.steps:
             self._validate()
+        self._evaluate(done)
         self._collect()
         if stop or save_now or is_due(self.section, done, self.section.checkpoint_every, self.section.permanent_every, self.anchor_every):
             self._save()
@@ -334,6 +335,13 @@ class Session:
                 scores, mean = self.validation.score(self.trainer)
             facts = {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds}
             self.book.append("validation", **facts, bits_per_byte=scores, mean=mean)
+
+    def _evaluate(self, done: int) -> None:
+        if not (self.writes and self.run.watch and is_due(self.section, done, self.run.recipe.evaluate.every)):
+            return
+        with self._phase("validate"), torch.random.fork_rng(devices=[]):
+            found = self.run.watch(self.trainer.model, f"{self.key} branch {self.state.memory.branch}", done)
+        self.book.append("evaluation", step=done, tokens=self.state.tokens, seconds=self.state.seconds, tasks=found)
 
     def _save_is_due(self) -> bool:
         """Where the recipe does not say how often to save: whether it pays by now."""

@@ -17,12 +17,12 @@ from openbook.corpus.audit.terms import BUNDLED, Terms, load
 from openbook.corpus.engine import each
 from openbook.corpus.sources.files import locate
 from openbook.corpus.steps import Shard, language
-from openbook.corpus.steps.parts import Bools
 from openbook.corpus.steps.step import Prepared
 from openbook.corpus.steps.trail import NAME as TRAIL
 from openbook.corpus.steps.trail import Trail, read_trail
 from openbook.errors import InputError
 from openbook.files import remove, sha256_json, write_text, written_aside
+from openbook.parts import Bools
 from openbook.progress import track
 from openbook.recipe_steps import LanguageStep
 from openbook.run import Outcome, Run, Stage

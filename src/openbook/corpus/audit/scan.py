@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from openbook.corpus.audit import lexicons
 from openbook.corpus.audit.terms import Terms, load
 from openbook.corpus.steps import language, pii
-from openbook.corpus.steps.parts import F64, I64, Batch, Bools
 from openbook.corpus.steps.shards import batches
 from openbook.files import written_aside
+from openbook.parts import F64, I64, Batch, Bools
 from openbook.recipe_steps import LanguageStep, PiiStep
 
 SCAN = "openbook.corpus.audit.scan:scan"

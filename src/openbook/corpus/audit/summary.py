@@ -15,7 +15,7 @@ from openbook.corpus.audit import lexicons
 from openbook.corpus.audit.statistics import Z, difference, false_discovery, fisher, log_odds, rate, ratio, stratified, wilson
 from openbook.corpus.audit.tally import COUNTED, PROFANE, Part, Removed, Tally, summed
 from openbook.corpus.audit.terms import Terms
-from openbook.corpus.steps.parts import F64, Bools
+from openbook.parts import F64, Bools
 
 VERSION = 1
 MILLION = 1e6

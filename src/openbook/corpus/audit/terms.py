@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from openbook.corpus.steps.parts import LETTERS
 from openbook.errors import InputError
+from openbook.parts import LETTERS
 from openbook.section import Name, Positive, Section
 
 BUNDLED = Path(__file__).with_name("terms.toml")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from openbook.corpus.steps.parts import LETTERS, U64, Batch, Bools, Parts, rolling, whole_runs
 from openbook.corpus.steps.step import Columns, Joined, Prepared, Sketch, Source, Step, Verdict
 from openbook.errors import InputError
 from openbook.files import sha256_file
+from openbook.parts import LETTERS, U64, Batch, Bools, Parts, rolling, whole_runs
 from openbook.recipe_steps import DecontaminateStep
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz", ".csv", ".tsv")

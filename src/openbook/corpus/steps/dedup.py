@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openbook.corpus.steps.parts import PARAGRAPH_END, U64, Batch, Bools, Parts, rolling, whole_runs
 from openbook.corpus.steps.step import Columns, Joined, Removal, Sketch, Step, Verdict
+from openbook.parts import PARAGRAPH_END, U64, Batch, Bools, Parts, rolling, whole_runs
 from openbook.recipe_steps import ExactStep, LinesStep, SubstringStep
 
 PASS_ITEMS = 8_000_000

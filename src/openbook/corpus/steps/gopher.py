@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openbook.corpus.steps.parts import F64, I64, PARAGRAPH_END, Batch, Parts, whole_runs
 from openbook.corpus.steps.step import Columns, Limit, Step
+from openbook.parts import F64, I64, PARAGRAPH_END, Batch, Parts, whole_runs
 from openbook.recipe_steps import GopherQualityStep, GopherRepetitionStep
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")

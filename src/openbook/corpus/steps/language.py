@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from openbook.corpus.steps import fasttext
 from openbook.corpus.steps.fasttext import Identify
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Columns, Prepared, Removal, Source, Step
 from openbook.errors import InputError
+from openbook.parts import Batch
 from openbook.recipe_steps import LanguageStep
 
 GRAMS = 3

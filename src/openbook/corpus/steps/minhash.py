@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from openbook.corpus.steps.parts import Batch, Parts, mixed, rolling
 from openbook.corpus.steps.step import Columns, Joined, Removal, Sketch, Step, Verdict
+from openbook.parts import Batch, Parts, mixed, rolling
 from openbook.recipe_steps import MinHashStep
 
 U32 = npt.NDArray[np.uint32]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Columns, Limit, Prepared, Source, Step
 from openbook.ngram import Counts, NGram
+from openbook.parts import Batch
 from openbook.recipe_steps import PerplexityStep
 
 DRAWN = 20_000

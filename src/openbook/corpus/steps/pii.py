@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Columns, Limit, Step
+from openbook.parts import Batch
 from openbook.recipe_steps import PiiStep
 
 

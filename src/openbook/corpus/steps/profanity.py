@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.step import Columns, Limit, Prepared, Source, Step
 from openbook.errors import InputError
 from openbook.files import write_json
+from openbook.parts import Batch
 from openbook.recipe_steps import ProfanityStep
 
 

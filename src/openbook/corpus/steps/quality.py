@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from openbook.corpus.steps.parts import F64, I64, Batch, Parts
 from openbook.corpus.steps.step import Columns, Prepared, Removal, Source, Step
+from openbook.parts import F64, I64, Batch, Parts
 from openbook.recipe_steps import QualityStep
 
 ROUNDS = 150

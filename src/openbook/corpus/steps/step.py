@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from openbook.corpus.steps.parts import Batch, Bools
+from openbook.parts import Batch, Bools
 from openbook.recipe_steps import StepSection
 
 Columns = Mapping[str, Any]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from openbook.corpus.steps.parts import Bools
 from openbook.files import write_text
+from openbook.parts import Bools
 
 NAME = "trail.json"
 

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from openbook.corpus.steps.parts import Batch, Parts
 from openbook.corpus.steps.step import Columns, Limit, Step
+from openbook.parts import Batch, Parts
 from openbook.recipe_steps import C4Step, FineWebStep
 
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from openbook.corpus.steps.parts import Batch
 from openbook.corpus.steps.registry import STEPS
 from openbook.corpus.steps.shards import ShardFile, batches, shard_path
 from openbook.files import written_aside
+from openbook.parts import Batch
 from openbook.recipe_steps import AnyStep
 
 ANNOTATE = "openbook.corpus.steps.work:annotate"
