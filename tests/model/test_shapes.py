@@ -196,7 +196,7 @@ def test_every_style_learns(style: str, recipe: Path) -> None:
     assert losses[-1] < losses[0] - 0.05, losses
 
 
-@pytest.mark.parametrize("style", ["modern", "gpt-neo", "moe"])
+@pytest.mark.parametrize("style", ["modern", "gpt-neo"])
 def test_compiled_it_trains_alike(style: str, recipe: Path) -> None:
     loaded, _ = load_recipe(recipe, [f"model.style={style}", "model.layers=1"])
     torch._dynamo.reset()  # of another style's sizes, which it would take for variables

@@ -33,9 +33,9 @@ serve({"tiny": Path(sys.argv[1])}, options, lambda url: print(url, torch.get_num
 SLOW_PROGRAM = """
 import time
 import openbook.serve.server as server
-from openbook.model.transformer import Transformer
+from openbook.serve.engine.model import Runner
 server.GRACE = 0.5
-Transformer.rotary = lambda *values, rotary=Transformer.rotary: (time.sleep(0.02), rotary(*values))[1]
+Runner.forward = lambda *values, forward=Runner.forward: (time.sleep(0.02), forward(*values))[1]
 """
 
 

@@ -179,7 +179,7 @@ def _write(model: LanguageModel, task: Task, questions: Sequence[Question], reco
     heat = task.temperature if task.samples > 1 else 0.0
     asked = [(question, sample) for question in questions for sample in range(task.samples)]
     requests = [
-        Request(question.pairs[0][0], tuple(task.stop), task.max_tokens, heat, int(question.digest[:7], 16) + sample)
+        Request(question.pairs[0][0], tuple(task.stop), task.max_tokens, heat, seed=int(question.digest[:7], 16) + sample)
         for question, sample in asked
     ]
     told = model.generate_until(requests)
