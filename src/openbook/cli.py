@@ -17,12 +17,13 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_audit import audit
+from openbook.cli_chat import chat
 from openbook.cli_corpus import corpus
 from openbook.cli_evaluate import data, evaluate
 from openbook.cli_import import import_command
 from openbook.cli_logbook import logbook
 from openbook.cli_models import inspect, models
-from openbook.cli_stages import Again, one_stage, tell
+from openbook.cli_stages import Again, one_stage, tell, weights_of
 from openbook.cli_tokens import tokens
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 
@@ -43,6 +44,7 @@ app.add_typer(logbook, name="logbook", help="What happened to a run, why, and wh
 app.add_typer(tokens, name="tokens", help="Where training tokens come from; token files of other programs.")
 app.command()(models)
 app.command()(inspect)
+app.command()(chat)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[
@@ -318,17 +320,6 @@ def serve(
         )
 
     serve_forever(weights_of(run), name, Options(host, port, threads, data, tuple(origin or ()), log, log_text), ready)
-
-
-def weights_of(path: Path) -> Path:
-    """The weights of a run. Raises InputError if there are none yet."""
-    from openbook.run import Run
-
-    weights = Run(path).path / "weights"
-    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
-        if not any(weights.glob(pattern)):
-            raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
-    return weights
 
 
 if __name__ == "__main__":

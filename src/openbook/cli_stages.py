@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from openbook.arguments import show
+from openbook.errors import InputError
 from openbook.words import size
 
 Again = Annotated[bool, typer.Option("--again", help="Do it again even if nothing has changed.")]
@@ -83,3 +84,14 @@ def mixture_lines(found: Mapping[str, Any]) -> list[str]:
         told = ", ".join(f"{language} {figure['bytes_per_token']:.2f}" for language, figure in languages.items())
         lines.append(f"bytes/token of {name} by language: {told}")
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def weights_of(path: Path) -> Path:
+    """The weights of a run. Raises InputError if there are none yet."""
+    from openbook.run import Run
+
+    weights = Run(path).path / "weights"
+    for name, pattern, stage in (("model.safetensors", "model*.safetensors", "train"), ("tokenizer.json", "tokenizer.json", "export")):
+        if not any(weights.glob(pattern)):
+            raise InputError(f"{weights / name}: no such file; `openbook {stage} {path}` makes it")
+    return weights
