@@ -315,7 +315,7 @@ def serve(
         body = json.dumps({"model": name, "prompt": "import"})
         show(
             {"url": f"{url}/v1", "model": name},
-            f"{name} at {url}/v1 (Ctrl-C stops it)\ntry  curl {url}/v1/completions -d '{body}'",
+            f"{name} at {url}/v1 (Ctrl-C stops it)\ntry  curl {url}/v1/completions -d '{body}'\nor open {url}/ in a browser",
             as_json,
         )
 

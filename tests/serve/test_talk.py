@@ -7,7 +7,9 @@ import pty
 import select
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,27 @@ def test_a_stream_that_fails_or_ends_early_says_so() -> None:
         list(pieces_of([chunk]))
     with pytest.raises(OpenbookError, match="too bad"):
         list(pieces_of([chunk, b'data: {"error":{"message":"too bad"}}\n']))
+
+
+def test_a_redirect_does_not_get_the_key() -> None:
+    heard: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/caught")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(OpenbookError, match="302"):
+            over_http(f"http://127.0.0.1:{server.server_port}", None, "key")
+        server.shutdown()
+    assert heard == ["/v1/models"]
 
 
 def test_a_models_words_are_no_commands_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
