@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -232,6 +233,16 @@ def _seconds(command: list[str]) -> float:
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "serve" in out
     return time.monotonic() - begin
+
+
+def test_a_chat_with_a_run_through_a_pipe(openbook: Command, finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\n/reset\n\nb\n/exit\nnever\n"))
+    told = openbook("chat", finished.path, "--max-tokens", 3, "--seed", 1, "--json").json
+    assert [turn["role"] for turn in told["messages"]] == ["user", "assistant"]  # type: ignore[attr-defined]
+    assert told["messages"][0]["content"] == "b"  # type: ignore[index]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/reste\n"))
+    assert "/reste: is no command; /reset" in complaint(openbook("chat", finished.path))
+    assert "--model other: a run has one model" in complaint(openbook("chat", finished.path, "--model", "other"))
 
 
 def test_every_documented_command_exists(openbook: Command) -> None:

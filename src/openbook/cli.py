@@ -16,6 +16,7 @@ import typer
 
 from openbook.arguments import Json, RunArgument, show
 from openbook.cli_audit import audit
+from openbook.cli_chat import chat
 from openbook.cli_corpus import corpus
 from openbook.cli_evaluate import data, evaluate
 from openbook.cli_export import export
@@ -53,6 +54,7 @@ app.add_typer(tokens, name="tokens", help="Where training tokens come from; toke
 app.command()(models)
 app.command()(inspect)
 app.command()(export)
+app.command()(chat)
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that train together, on this machine; any number, same bits.")]
 AcceptChange = Annotated[

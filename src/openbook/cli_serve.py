@@ -55,7 +55,11 @@ def serve(
     def ready(url: str) -> None:
         first = next(iter(models), "MODEL")
         body = json.dumps({"model": first, "prompt": "import"})
-        lines = [f"{', '.join(models) or 'engines elsewhere'} at {url}/v1 (Ctrl-C stops it)", f"try  curl {url}/v1/completions -d '{body}'"]
+        lines = [
+            f"{', '.join(models) or 'engines elsewhere'} at {url}/v1 (Ctrl-C stops it)",
+            f"try  curl {url}/v1/completions -d '{body}'",
+            f"or open {url}/ in a browser",
+        ]
         show({"url": f"{url}/v1", "model": first, "models": list(models)}, "\n".join(lines), as_json)
 
     options = Options(

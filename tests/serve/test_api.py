@@ -261,7 +261,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/playground.js", 404),
         ("POST", "/v1/edits", 404),
         ("POST", "/completions", 404),
         ("GET", "/v1/completions", 405),

@@ -24,6 +24,7 @@ from openbook.serve.api.files import Files
 from openbook.serve.api.gate import Gate
 from openbook.serve.api.metrics import Metrics
 from openbook.serve.api.page import body_of, document, page
+from openbook.serve.api.playground import playground
 from openbook.serve.api.sse import EventStream, in_time, with_its_client
 from openbook.serve.api.storage import add_storage
 from openbook.serve.api.wire import Wire, read_json
@@ -158,6 +159,10 @@ def _add_views(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
     @app.get("/docs", include_in_schema=False, response_model=None)
     async def docs() -> Response:
         return HTMLResponse(page(document(app, wires)))
+
+    @app.get("/", include_in_schema=False, response_model=None)
+    async def try_it() -> Response:
+        return playground()
 
 
 def _answer_errors(app: FastAPI) -> None:

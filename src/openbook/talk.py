@@ -1,0 +1,142 @@
+"""A conversation with a model, and a server over HTTP to have it with.
+
+`serve.local` has it with weights in this process; both ways speak the API's events.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from openbook.errors import InputError, OpenbookError
+
+PATIENCE = 600
+"""Seconds without a byte after which a server is given up."""
+COMMANDS = "/reset forgets the conversation, /system TEXT begins a new one under another system message, /exit ends"
+
+Ask = Callable[[dict[str, Any], Callable[[str], None]], None]
+"""Sends the body of a chat request and hands on each piece of the answer. Raises OpenbookError; Ctrl-C stops the work at the other end."""
+
+
+@dataclass
+class Talk:
+    """A conversation. `system` is its system message, if any; `sampling` goes into each request."""
+
+    ask: Ask
+    system: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def say(self, text: str, show: Callable[[str], None]) -> bool:
+        """Adds a message and its answer; an answer that Ctrl-C cuts short counts as far as it went. False if it was cut.
+
+        Raises OpenbookError, and then the conversation is what it was.
+        """
+        asked = [*self.messages, {"role": "user", "content": text}]
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        pieces: list[str] = []
+
+        def take(piece: str) -> None:
+            pieces.append(piece)
+            show(piece)
+
+        whole = True
+        try:
+            self.ask({**self.sampling, "messages": head + asked, "stream": True}, take)
+        except KeyboardInterrupt:
+            whole = False
+        self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+        return whole
+
+    def command(self, line: str) -> str | None:
+        """Carries out a line that is a command and returns what to tell of it; None for a message. Raises InputError for an unknown one."""
+        word, _, rest = line.strip().partition(" ")
+        if not re.fullmatch(r"/[a-z]+", word):
+            return None
+        if word not in ("/reset", "/system"):
+            raise InputError(f"{word}: is no command; {COMMANDS}")
+        self.messages = []
+        if word == "/system":
+            self.system = rest.strip() or None
+        return "a new conversation" + (f" under: {self.system}" if self.system else "")
+
+
+def over_http(url: str, model: str | None, key: str | None) -> tuple[Ask, str]:
+    """A server's chat, and the model's name, by default the server's first. `url` may end in /v1.
+
+    Raises OpenbookError if it cannot be reached, InputError if it is no such server.
+    """
+    base = url.rstrip("/").removesuffix("/v1") + "/v1"
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    opener = urllib.request.build_opener(_NoRedirects)
+
+    def get(path: str, body: bytes | None) -> Any:
+        with _told(base):
+            return opener.open(urllib.request.Request(base + path, body, headers), timeout=PATIENCE)
+
+    if model is None:
+        with get("/models", None) as answer:
+            try:
+                model = str(json.load(answer)["data"][0]["id"])
+            except (ValueError, LookupError, TypeError):
+                raise InputError(f"{base}/models: is no list of models; give the address of an OpenAI-compatible server") from None
+    named = {"model": model}
+
+    def ask(body: dict[str, Any], take: Callable[[str], None]) -> None:
+        with get("/chat/completions", json.dumps(body | named).encode()) as answer, _told(base):
+            for piece in pieces_of(answer):
+                take(piece)
+
+    return ask, model
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another server."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+@contextmanager
+def _told(base: str) -> Iterator[None]:
+    """What goes wrong between here and the server, in one line."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        with error:
+            raise OpenbookError(f"{base}: {error.code}: {_message(error.read(65536)) or error.reason}") from None
+    except urllib.error.URLError as error:
+        raise OpenbookError(f"{base}: cannot be reached ({error.reason}); `openbook serve RUN` starts a server") from None
+    except OSError as error:
+        raise OpenbookError(f"{base}: the connection was lost ({error})") from None
+    except ValueError as error:
+        raise InputError(f"{base}: cannot be asked: {error}") from None
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def pieces_of(lines: Iterable[bytes]) -> Iterator[str]:
+    """The text in the lines of a chat's stream of events. Raises OpenbookError for an error among them, or if its end does not come."""
+    for line in lines:
+        data = line.removeprefix(b"data:").strip()
+        if not line.startswith(b"data:") or not data:
+            continue
+        if data == b"[DONE]":
+            return
+        if message := _message(data):
+            raise OpenbookError(message)
+        for choice in json.loads(data).get("choices", [])[:1]:
+            if text := choice["delta"].get("content"):
+                yield text
+    raise OpenbookError("the connection ended before the answer did")
