@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = "the cat sat on the mat and the dog sat on the log — naïve, isn't it?\n" * 20
 END = "<|endoftext|>"
-DATA = Path(os.environ.get("OPENBOOK_DATA", "none")) / "tokenizer"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="OPENBOOK_DATA has no tokenizer folder")
 
 
 def byte_level(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,10 @@ from openbook.documents import read_documents
 from openbook.pipeline import update
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
+from shared_data import DATA, needs_data
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mini-pile.toml"
-DATA = os.environ.get("OPENBOOK_DATA")
-pytestmark = pytest.mark.skipif(DATA is None, reason="OPENBOOK_DATA names no folder of texts; the mini-pile cannot be built without")
+pytestmark = needs_data("corpus")
 KEPT = ("wikipedia", "uspto", "github", "recipes")
 """Three components that hold items of evaluation sets, and one that holds none."""
 SETS = ("coqa_dev.jsonl.gz", "boolq_val.jsonl.gz", "mbpp.jsonl", "HumanEval.jsonl.gz")
@@ -51,7 +50,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("mini")
     (folder / "eval").mkdir()
     for name in SETS:
-        (folder / "eval" / name).symlink_to(Path(DATA or "").resolve() / "eval" / name)
+        (folder / "eval" / name).symlink_to(DATA / "eval" / name)
     recipe, _ = load_recipe(RECIPE)
     *steps, last = [step for step in recipe.corpus.steps if step.step in ("unicode", "exact", "decontaminate")]
     assert last.step == "decontaminate"

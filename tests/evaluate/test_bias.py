@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,9 +27,7 @@ from openbook.evaluate.models.endpoint import Endpoint
 from openbook.evaluate.models.opening import open_engine
 from openbook.run import Run
 from serve.serving import running
-
-DATA = Path(os.environ.get("OPENBOOK_DATA", "nowhere"))
-needs_data = pytest.mark.skipif(not (DATA / "bias").is_dir(), reason="OPENBOOK_DATA names no folder with bias/")
+from shared_data import DATA, needs_data
 
 
 class Planted:
@@ -44,7 +41,7 @@ class Planted:
         return [Score(self.likes(context + text), False, 1, len(text.encode())) for context, text in pairs]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
-        raise NotImplementedError
+        return self.loglikelihood([("", text) for text in texts])
 
     def generate_until(self, requests: Sequence[Request]) -> list[Written]:
         self.asked += len(requests)
@@ -64,7 +61,7 @@ def interval(result: dict[str, Any], group: str, figure: str) -> tuple[float, fl
     return found["low"], found["high"]
 
 
-@needs_data
+@needs_data("bias")
 def test_stereoset_s_published_scores_give_its_published_figures() -> None:
     """GPT-2's score of every sentence, as its authors published them, gives the figures that they published, to the last digits."""
     items = MEASURES["stereoset"].make(located(MEASURES["stereoset"], DATA)[0], Options())
@@ -107,7 +104,7 @@ def test_stereoset_of_models_whose_answers_are_known(tmp_path: Path) -> None:
     assert uniform["items"][0]["pairs"][0] == ["", "They are stereotype."]
 
 
-@needs_data
+@needs_data("bias")
 def test_a_planted_bias_is_found_with_its_sign(tmp_path: Path) -> None:
     poor = Planted(lambda text: float("poor" in text.lower()))
     crows = run_measure("crows_pairs", poor, tmp_path)
@@ -141,7 +138,7 @@ def test_a_planted_bias_is_found_with_its_sign(tmp_path: Path) -> None:
     assert value(run_measure("winogender", Planted(), tmp_path / "none"), "overall", "accuracy") == 0.5
 
 
-@needs_data
+@needs_data("bias")
 def test_bbq_of_models_whose_answers_are_known(tmp_path: Path) -> None:
     """Biased, contrary, right, and always "unknown": the paper's scores are 1, -1, 0 and undefined."""
     items = MEASURES["bbq"].make(located(MEASURES["bbq"], DATA)[0], Options())
@@ -262,7 +259,7 @@ def test_bad_data_is_named_with_its_line(tmp_path: Path) -> None:
         measures(["crows"])
 
 
-@needs_data
+@needs_data("bias")
 def test_every_measure_runs_on_a_model_and_over_an_endpoint(tmp_path: Path) -> None:
     """An endpoint gives the same answers to the same questions; where it cannot be asked the same one, that is said."""
     folder = make_folder(tmp_path / "weights", "gpt2")

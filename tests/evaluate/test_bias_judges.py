@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +23,7 @@ from openbook.evaluate.bias.holistic import mann_whitney
 from openbook.evaluate.bias.judges import Judges, external
 from openbook.evaluate.bias.measure import Options
 from openbook.evaluate.models import Request, Written
-
-DATA = Path(os.environ.get("OPENBOOK_DATA", "nowhere"))
-needs_data = pytest.mark.skipif(not (DATA / "bias").is_dir(), reason="OPENBOOK_DATA names no folder with bias/")
+from shared_data import DATA, needs_data
 
 
 def test_intervals_cover_and_clusters_widen_them() -> None:
@@ -74,7 +71,7 @@ def test_a_classifier_s_quality_by_hand() -> None:
     assert auc(np.array([True, False, False]), np.array([0.5, 0.5, 0.5])) == 0.5
 
 
-@needs_data
+@needs_data("bias")
 def test_the_classifier_is_measured_on_what_it_did_not_see(tmp_path: Path) -> None:
     """Labels of held-out texts do not change what is learnt, and do change what is measured."""
     small = tmp_path / "bias"

@@ -22,7 +22,8 @@ from openbook.model.generate import Sampling, generate
 from openbook.model.tokenizer import load_tokenizer
 from openbook.model.transformer import Transformer
 from openbook.run import Run
-from small_tokenizers import DATA, TEXT, byte_level, needs_data, pieces
+from shared_data import DATA, needs_data
+from small_tokenizers import TEXT, byte_level, pieces
 
 llamacpp = pytest.importorskip("llamacpp", reason="xllamacpp, which is llama.cpp, is not installed")
 
@@ -102,7 +103,7 @@ def test_what_llama_cpp_does_not_compute_is_refused_by_name(what: str, tmp_path:
 
 def published(folder: Path) -> None:
     """GPT-2's own vocabulary."""
-    shutil.copy(DATA / "gpt2" / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copy(DATA / "tokenizer/gpt2" / "tokenizer.json", folder / "tokenizer.json")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
 
 
@@ -116,7 +117,7 @@ TRICKY = [
 KINDS = [
     pytest.param(byte_level, 300, "gpt-2", id="bytes"),
     pytest.param(pieces, 310, "llama", id="pieces"),
-    pytest.param(published, 50_257, "gpt-2", marks=needs_data, id="GPT-2's"),
+    pytest.param(published, 50_257, "gpt-2", marks=needs_data("tokenizer"), id="GPT-2's"),
 ]
 
 

@@ -31,7 +31,8 @@ from openbook.recipe_model import config_of
 from openbook.run import Run
 from openbook.serve.local import complete, load
 from serve.serving import running
-from small_tokenizers import DATA, END, TEXT, byte_level, needs_data, pieces
+from shared_data import DATA, needs_data
+from small_tokenizers import END, TEXT, byte_level, pieces
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +131,7 @@ def test_a_server_puts_the_prefix_before_a_prompt_and_not_into_an_echo(folder: P
 TEXTS = ["Hello world", "  spaces   and\n\nlines\t", "naïve — 数学 🙂", "x" * 300, "don't 12345", ""]
 
 
-@needs_data
+@needs_data("tokenizer")
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "gpt_neox"])
 def test_published_vocabularies(kind: str, tmp_path: Path) -> None:
     """Ids are those of transformers or `tokenizers`; OPT's have </s> before them, and texts come back whole."""
@@ -140,17 +141,17 @@ def test_published_vocabularies(kind: str, tmp_path: Path) -> None:
     source.mkdir()
     config: dict[str, Any] = {"model_type": kind, "bos_token_id": 0, "eos_token_id": 0}
     if kind == "gpt_neox":
-        shutil.copy(DATA / "gpt_neox_20b" / "20B_tokenizer.json", source / "tokenizer.json")
+        shutil.copy(DATA / "tokenizer/gpt_neox_20b" / "20B_tokenizer.json", source / "tokenizer.json")
     elif kind == "gpt2":
-        shutil.copy(DATA / "gpt2" / "encoder.json", source / "vocab.json")
+        shutil.copy(DATA / "tokenizer/gpt2" / "encoder.json", source / "vocab.json")
         config |= {"bos_token_id": 50256, "eos_token_id": 50256}
     else:
-        shutil.copy(DATA / "opt" / "gpt2-vocab.json", source / "vocab.json")
+        shutil.copy(DATA / "tokenizer/opt" / "gpt2-vocab.json", source / "vocab.json")
         config |= {"bos_token_id": 2, "eos_token_id": 2}
     if kind != "gpt_neox":
-        shutil.copy(DATA / "gpt2" / "vocab.bpe", source / "merges.txt")
+        shutil.copy(DATA / "tokenizer/gpt2" / "vocab.bpe", source / "merges.txt")
     ours = prepare(source, tmp_path / "made", config, 50_432)
-    peer = Tokenizer.from_file(str(DATA / {"gpt_neox": "gpt_neox_20b/20B_tokenizer.json"}.get(kind, "gpt2/tokenizer.json")))
+    peer = Tokenizer.from_file(str(DATA / "tokenizer" / {"gpt_neox": "gpt_neox_20b/20B_tokenizer.json"}.get(kind, "gpt2/tokenizer.json")))
     for text in TEXTS:
         ids = ours.encode(text)
         if kind != "opt":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from csv import DictReader
@@ -19,6 +18,7 @@ from openbook.model.published import facts, shape_of, table
 from openbook.model.transformer import Transformer
 from openbook.recipe import AdamWSection, Recipe, load_recipe
 from openbook.recipe_model import config_of
+from shared_data import DATA, needs_data
 
 ROOT = Path(__file__).parent.parent.parent
 EVERY = list(presets().values())
@@ -57,13 +57,11 @@ def test_counts_known_to_the_unit() -> None:
     assert sum(found.within == 0 for found in EVERY) == 13
 
 
+@needs_data("reference")
 def test_gpt3_is_its_table_but_for_the_misprints() -> None:
     """Table 2.1: XL has 24 heads of 128 on a width of 2048, and 13B a width of 5140 with 40 heads of 128."""
-    data = os.environ.get("OPENBOOK_DATA")
-    if data is None:
-        pytest.skip("OPENBOOK_DATA is not set: the published tables are not compared")
     ours = [found for found in EVERY if found.family == "GPT-3"]
-    with (Path(data) / "reference" / "gpt3_models.csv").open() as file:
+    with (DATA / "reference" / "gpt3_models.csv").open() as file:
         rows = list(DictReader(file))
     misprints = []
     for found, row in zip(ours, rows, strict=True):
@@ -76,11 +74,9 @@ def test_gpt3_is_its_table_but_for_the_misprints() -> None:
     assert misprints == [("gpt3-1.3b", "n_heads", "24"), ("gpt3-13b", "d_model", "5140")]
 
 
+@needs_data("reference")
 def test_opt_is_its_table() -> None:
-    data = os.environ.get("OPENBOOK_DATA")
-    if data is None:
-        pytest.skip("OPENBOOK_DATA is not set: the published tables are not compared")
-    with (Path(data) / "reference" / "opt_models.csv").open() as file:
+    with (DATA / "reference" / "opt_models.csv").open() as file:
         rows = {row["name"].lower(): row for row in DictReader(file)}
     ours = {found.name: found for found in EVERY if found.family == "OPT"}
     assert ours.keys() == rows.keys()

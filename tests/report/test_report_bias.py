@@ -27,7 +27,7 @@ class Lean:
         return [Score(-1.0 - 0.7 * (text in (" woman", " female")), False, 1, 1) for _, text in pairs]
 
     def loglikelihood_rolling(self, texts: Any) -> list[Score]:
-        raise NotImplementedError
+        return self.loglikelihood([("", text) for text in texts])
 
     def generate_until(self, requests: Any) -> list[Any]:
         return []

@@ -35,11 +35,9 @@ class Guarded:
 
 
 @contextmanager
-def guarded(
-    weights: Path, folder: Path, *upstreams: str, name: str = NAME, powercap: Path | None = None, data: Path | None = None
-) -> Iterator[Guarded]:
+def guarded(weights: Path, folder: Path, *upstreams: str, name: str = NAME, data: Path | None = None) -> Iterator[Guarded]:
     path = folder / "store.sqlite"
     store = Store(path, create=True)
-    front = open_front(path, upstreams, None, powercap or folder)
+    front = open_front(path, upstreams, None, folder)
     with running(weights, front=front, name=name, data=data) as served:
         yield Guarded(served, store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from openbook.accounts.store import Store, Usage
 from openbook.accounts.usage import summary, table
 from openbook.cli import app
 from openbook.errors import InputError
+from openbook.logbook.meter import Counter
 from serve.fronts import guarded
 
 PROGRAM = """
@@ -132,18 +134,13 @@ def test_the_commands(used: Store) -> None:
     assert len(json.loads(run("alias", "list", path, "--history", "--json"))["history"]) == 3
 
 
-def test_energy_comes_with_where_it_is_from(weights: Path, tmp_path: Path) -> None:
-    package = tmp_path / "intel-rapl:0"
-    package.mkdir()
-    (package / "max_energy_range_uj").write_text(str(10**12))
-    (package / "energy_uj").write_text("0")
-    with guarded(weights, tmp_path, powercap=tmp_path) as door:
-        stream = door.client("none").completions.create(model="tiny", prompt="def", max_tokens=5, stream=True)
-        next(iter(stream))
-        (package / "energy_uj").write_text(str(3 * 10**6))
-        list(stream)
+def test_energy_comes_with_where_it_is_from(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = itertools.count(step=2)  # two joules more at each
+    monkeypatch.setattr("openbook.serve.front.counters", lambda _: [Counter("planted", lambda: float(next(readings)))])
+    with guarded(weights, tmp_path) as door:
+        door.client("none").completions.create(model="tiny", prompt="def", max_tokens=5)
         (row,) = door.store.read("select joules, energy from usage")
-    assert tuple(row) == (3.0, "measured:rapl, shared by requests in flight")
+    assert tuple(row) == (2.0, "planted, shared by requests in flight")
 
 
 def test_the_page_stands_alone_and_shows_names_as_text(used: Store, tmp_path: Path) -> None:

@@ -96,27 +96,32 @@ class Sequences:
 
 
 class Answer(ABC):
-    """A request under way. `stream` says whether its client wants it as a stream; `ignored` are the request's unknown fields."""
+    """A request under way. `ignored` are the request's unknown fields."""
 
-    stream: bool = False
     ignored: Sequence[str] = ()
-    end: bytes = b"data: [DONE]\n\n"
 
     @abstractmethod
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises ApiError."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """Stops the work, finished or not."""
+
+
+class Streamed(Answer):
+    """One that can come in pieces. `stream` says whether its client wants it so."""
+
+    stream: bool = False
+    end: bytes = b"data: [DONE]\n\n"
+
+    @abstractmethod
     def frames(self) -> AsyncIterator[bytes]:
         """The answer as server-sent events, without the last, `end`. Raises ApiError."""
-        raise NotImplementedError(f"{type(self).__name__} is never streamed")
 
     def failure(self, error: ApiError) -> bytes:
         """The event that tells of an error after others have gone out."""
         return event(error.body())
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Stops the work, finished or not."""
 
 
 def usage(account: Account) -> dict[str, Any]:

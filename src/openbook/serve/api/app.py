@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from openbook.serve.api import chat, completions, embeddings, infill, responses, tokens
-from openbook.serve.api.answers import Answer
+from openbook.serve.api.answers import Answer, Streamed
 from openbook.serve.api.batches import Batches, BatchRequest, Begin
 from openbook.serve.api.desk import Account, Desk, account_of, read_body
 from openbook.serve.api.files import Files
@@ -111,7 +111,7 @@ def _answering(desk: Desk, begin: Callable[[Desk, bytes, Account], Awaitable[Ans
         async with in_time(desk.limits.seconds):
             answer = await begin(desk, body, account)
             headers = {"x-ignored-fields": ", ".join(answer.ignored)} if answer.ignored else {}
-            if answer.stream:
+            if isinstance(answer, Streamed) and answer.stream:
                 return EventStream(answer, headers, desk.limits.seconds)
             async with with_its_client(answer, request.receive):
                 return JSONResponse(await answer.whole(), headers=headers)

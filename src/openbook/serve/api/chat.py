@@ -13,7 +13,17 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
-from openbook.serve.api.answers import Answer, Sequences, compiled, event, grammar_of, json_term, logit_bias_of, sampling_of, usage
+from openbook.serve.api.answers import (
+    Sequences,
+    Streamed,
+    compiled,
+    event,
+    grammar_of,
+    json_term,
+    logit_bias_of,
+    sampling_of,
+    usage,
+)
 from openbook.serve.api.choices import Choice, Part, Placed, chat_logprobs
 from openbook.serve.api.desk import Account, Desk, blamed, check_room
 from openbook.serve.api.wire import Drawn, Format, Wire
@@ -226,7 +236,7 @@ class Spoken:
         return {"role": "assistant", "content": self.content if self.content or not self.calls else None, "refusal": None, **calls}
 
 
-class Chat(Answer):
+class Chat(Streamed):
     """A chat completion that the engine is working on."""
 
     def __init__(self, served: Served, asked: ChatRequest, sequences: Sequences, account: Account) -> None:

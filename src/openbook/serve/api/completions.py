@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
-from openbook.serve.api.answers import Answer, Sequences, compiled, event, grammar_of, logit_bias_of, sampling_of, usage
+from openbook.serve.api.answers import Sequences, Streamed, compiled, event, grammar_of, logit_bias_of, sampling_of, usage
 from openbook.serve.api.choices import Choice, Part, legacy_logprobs
 from openbook.serve.api.desk import Account, Desk, check_room, encode
 from openbook.serve.api.wire import Drawn, Format, Prompts
@@ -84,7 +84,7 @@ def _mask(served: Served, wanted: Format | None) -> GrammarMask | None:
     return None if grammar is None else compiled(served.document_grammars, grammar, "response_format")
 
 
-class Completion(Answer):
+class Completion(Streamed):
     """A request for completions that the engine is working on."""
 
     def __init__(self, served: Served, asked: CompletionRequest, sequences: Sequences, account: Account) -> None:

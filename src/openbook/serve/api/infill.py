@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from openbook.model.generate import Sampling
-from openbook.serve.api.answers import Answer, Sequences, event
+from openbook.serve.api.answers import Sequences, Streamed, event
 from openbook.serve.api.choices import Choice, Part
 from openbook.serve.api.desk import Account, Desk, encode_one
 from openbook.serve.api.wire import Stops, Wire
@@ -80,7 +80,7 @@ def _prompt(served: Served, marks: FillIn, asked: InfillRequest, room: int) -> l
     return [*others, *marks.prompt(before, after), *begun]
 
 
-class Infill(Answer):
+class Infill(Streamed):
     """A piece of code that the engine is writing; the shape is llama-server's."""
 
     end = b""

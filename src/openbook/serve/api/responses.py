@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from openbook.serve.api import chat
-from openbook.serve.api.answers import Answer, event
+from openbook.serve.api.answers import Streamed, event
 from openbook.serve.api.choices import Part, Placed
 from openbook.serve.api.desk import Account, Desk
 from openbook.serve.api.wire import Wire, refusal
@@ -130,7 +130,7 @@ def _content(index: int, content: Any) -> Any:
     return [{"type": "text", "text": part.get("text")} for part in content]
 
 
-class Response(Answer):
+class Response(Streamed):
     """A response that the engine is working on."""
 
     end = b""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from openbook.serve.api.answers import Answer
+from openbook.serve.api.answers import Answer, Streamed
 from openbook.serve.errors import ApiError, failed
 
 PING = 15.0
@@ -22,7 +22,7 @@ LAST_WORDS = 10.0
 class EventStream(Response):
     """Sends the frames as they come. A failure after the first byte, when the status has gone out as 200, is sent as an error event."""
 
-    def __init__(self, answer: Answer, headers: dict[str, str], seconds: float) -> None:
+    def __init__(self, answer: Streamed, headers: dict[str, str], seconds: float) -> None:
         self.answer, self.seconds = answer, seconds
         self.status_code, self.background, self.media_type = 200, None, "text/event-stream"
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})

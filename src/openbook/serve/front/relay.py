@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from openbook.serve.api.answers import Answer
+from openbook.serve.api.answers import Streamed
 from openbook.serve.api.desk import Account
 from openbook.serve.errors import ApiError
 from openbook.serve.front.pool import Pool, Upstream
@@ -30,7 +30,7 @@ LARGEST_FRAME = 4 * 2**20
 FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
-class Relay(Answer):
+class Relay(Streamed):
     """`connect` first, then `whole` or `frames`, then `close`. The account gets what the engine counted, or an estimate."""
 
     end = b""
@@ -142,7 +142,7 @@ class Relay(Answer):
             yield held
 
     def failure(self, error: ApiError) -> bytes:
-        return super().failure(error) + Answer.end
+        return super().failure(error) + Streamed.end
 
     def _look(self, frame: bytes) -> bool:
         """Counts; False for the frame that is there only for the usage."""
