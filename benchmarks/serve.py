@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
+from openbook.engine import Engine, Event, Finished, Job, QueueFull, Token
 from openbook.model.config import TransformerConfig
 from openbook.model.sample import Sampling
 from openbook.model.transformer import Transformer
-from openbook.serve.engine import Engine, Event, Finished, Job, QueueFull, Token
 
 CONTEXT, PROMPT, NEW = 2048, 32, 64
 SHAPE = TransformerConfig(

@@ -14,14 +14,14 @@ import openai
 import torch
 import uvicorn
 
+from openbook.engine import Engine
+from openbook.engine.model import Piece
 from openbook.model.exchange import save_weights
 from openbook.model.initialise import initialise
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
 from openbook.serve.api import Desk, Limits, create_app
-from openbook.serve.engine import Engine
-from openbook.serve.engine.model import Piece
 from openbook.serve.front import Front
 from openbook.serve.local import load
 from openbook.serve.protocol import PatientProtocol

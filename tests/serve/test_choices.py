@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from openbook.engine import Finished, Scored
 from openbook.model.generate import Token
 from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.serve.api.choices import Choice, Part, legacy_logprobs, spelling
-from openbook.serve.engine import Finished, Scored
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from openbook.engine import Engine, EngineClosed, Event, Finished, Job, QueueFull, Scored, Work
 from openbook.errors import InputError
 from openbook.model.exchange import load_weights
 from openbook.model.generate import Sampling, Token, generate, score
 from openbook.model.transformer import Transformer
-from openbook.serve.engine import Engine, EngineClosed, Event, Finished, Job, QueueFull, Scored, Work
 from serve.serving import before_each_step
 
 PROMPT = [1, 2, 3]

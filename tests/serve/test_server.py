@@ -33,7 +33,7 @@ serve({"tiny": Path(sys.argv[1])}, options, lambda url: print(url, torch.get_num
 SLOW_PROGRAM = """
 import time
 import openbook.serve.server as server
-from openbook.serve.engine.model import Runner
+from openbook.engine.model import Runner
 server.GRACE = 0.5
 Runner.forward = lambda *values, forward=Runner.forward: (time.sleep(0.02), forward(*values))[1]
 """

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai.types import Completion
 
-from openbook.serve.engine import Engine
+from openbook.engine import Engine
 from serve.serving import NAME, Served, running
 
 PROMPT = "def fibonacci(n):\n"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openbook.engine import Engine
 from openbook.errors import InputError
 from openbook.model.tokenizer import Tokenizer, load_tokenizer
-from openbook.serve.engine import Engine
 from openbook.serve.served import describe
 from openbook.serve.text.chat import ChatTemplate
 from openbook.serve.text.fim import fill_in_of

@@ -1,5 +1,5 @@
 """The plain decoding loop: one sequence after another through the model as it was trained. What serves many at once is
-`openbook.serve.engine`, which draws in the same way and is tested by this.
+`openbook.engine`, which draws in the same way and is tested by this.
 """
 
 from __future__ import annotations

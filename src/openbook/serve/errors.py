@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from openbook.engine import EngineClosed
 from openbook.errors import OpenbookError
-from openbook.serve.engine import EngineClosed
 
 log = logging.getLogger(__name__)
 

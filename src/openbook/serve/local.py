@@ -10,13 +10,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from openbook.engine import Engine, Event, Finished, Job
 from openbook.errors import InputError, OpenbookError
 from openbook.model.detokenize import Decoder
 from openbook.model.exchange import load_weights
 from openbook.model.sample import Sampling, Token
 from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.model.transformer import Transformer
-from openbook.serve.engine import Engine, Event, Finished, Job
 from openbook.talk import Ask, pieces_of
 
 

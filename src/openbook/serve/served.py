@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from openbook.engine import Engine
 from openbook.errors import InputError
 from openbook.model.tokenizer import Tokenizer
-from openbook.serve.engine import Engine
 from openbook.serve.text.chat import ChatTemplate
 from openbook.serve.text.fim import FillIn, fill_in_of
 from openbook.serve.text.grammar import Grammars

@@ -136,8 +136,8 @@ def _check_tls(certificate: Path, key: Path) -> None:
 def _run(models: Mapping[str, Path], listener: socket.socket, options: Options, front: Front, ready: Callable[[str], None]) -> None:
     import uvicorn
 
+    from openbook.engine import Engine
     from openbook.serve.api import Desk, Limits, create_app
-    from openbook.serve.engine import Engine
     from openbook.serve.protocol import PatientProtocol
     from openbook.serve.served import describe
 

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from openbook.engine import EngineClosed, Event, Job, QueueFull, Work
 from openbook.model.generate import Sampling
 from openbook.serve.api.choices import Choice, Part
 from openbook.serve.api.desk import Account, blamed
 from openbook.serve.api.wire import Drawn, Format
-from openbook.serve.engine import EngineClosed, Event, Job, QueueFull, Work
 from openbook.serve.errors import ApiError, failed, invalid
 from openbook.serve.served import Served
 from openbook.serve.text.grammar import GrammarMask, Grammars, inline, json_schema, regex

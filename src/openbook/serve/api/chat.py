@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
+from openbook.engine import Job
 from openbook.serve.api.answers import (
     Sequences,
     Streamed,
@@ -27,7 +28,6 @@ from openbook.serve.api.answers import (
 from openbook.serve.api.choices import Choice, Part, Placed, chat_logprobs
 from openbook.serve.api.desk import Account, Desk, blamed, check_room
 from openbook.serve.api.wire import Drawn, Format, Wire
-from openbook.serve.engine import Job
 from openbook.serve.served import Served
 from openbook.serve.text.grammar import GrammarMask, json_schema
 from openbook.serve.text.tools import Argued, Called, CallReader, Function, Said, calls_grammar

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openbook.engine import Embedded, Event, Finished, Scored
 from openbook.model.detokenize import Decoder
 from openbook.model.generate import Token
 from openbook.model.tokenizer import Tokenizer
-from openbook.serve.engine import Embedded, Event, Finished, Scored
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
+from openbook.engine import Job
 from openbook.serve.api.answers import Sequences, Streamed, compiled, event, grammar_of, logit_bias_of, sampling_of, usage
 from openbook.serve.api.choices import Choice, Part, legacy_logprobs
 from openbook.serve.api.desk import Account, Desk, check_room, encode
 from openbook.serve.api.wire import Drawn, Format, Prompts
-from openbook.serve.engine import Job
 from openbook.serve.errors import invalid
 from openbook.serve.served import Served
 from openbook.serve.text.grammar import GrammarMask

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from openbook.engine import Job
 from openbook.model.generate import Sampling
 from openbook.serve.api.answers import Answer, Sequences
 from openbook.serve.api.choices import Choice
 from openbook.serve.api.desk import Account, Desk, check_room, encode
 from openbook.serve.api.wire import Prompts, Wire
-from openbook.serve.engine import Job
 from openbook.serve.errors import ApiError, invalid
 from openbook.serve.served import Served
 

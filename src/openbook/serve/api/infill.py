@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from openbook.engine import Job
 from openbook.model.generate import Sampling
 from openbook.serve.api.answers import Sequences, Streamed, event
 from openbook.serve.api.choices import Choice, Part
 from openbook.serve.api.desk import Account, Desk, encode_one
 from openbook.serve.api.wire import Stops, Wire
-from openbook.serve.engine import Job
 from openbook.serve.errors import invalid
 from openbook.serve.served import Served
 from openbook.serve.text.fim import FillIn

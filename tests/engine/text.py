@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from openbook.engine import Engine, Job
 from openbook.model.initialise import initialise
 from openbook.model.sample import Sampling
 from openbook.model.transformer import Transformer, TransformerConfig
-from openbook.serve.engine import Engine, Job
 
 CONTEXT = 192
 SOURCE = Path(argparse.__file__).read_bytes()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from engine.test_identical import tokens
+from engine.text import engine_over, greedy, prompt, reader, sampled
+from openbook.engine import Job, PromptLookup
 from openbook.model.sample import Sampling
-from openbook.serve.engine import Job, PromptLookup
-from serve.engine.test_identical import tokens
-from serve.engine.text import engine_over, greedy, prompt, reader, sampled
 
 
 class Guess:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from engine.text import engine_over, greedy, prompt, reader, sampled
+from openbook.engine import Answer, Job, PromptLookup
+from openbook.engine.kv import BLOCK
 from openbook.model.generate import generate
-from openbook.serve.engine import Answer, Job, PromptLookup
-from openbook.serve.engine.kv import BLOCK
-from serve.engine.text import engine_over, greedy, prompt, reader, sampled
 
 LENGTHS = (1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 7, 5, 70)
 

@@ -1,6 +1,6 @@
 """One step of a transformer over pieces of many sequences at once.
 
-A piece's result does not depend on the pieces beside it: products are row by row (`openbook.serve.engine.linear`), and attention is
+A piece's result does not depend on the pieces beside it: products are row by row (`openbook.engine.linear`), and attention is
 computed for each piece by itself.
 """
 
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openbook.engine.kv import Row
+from openbook.engine.linear import Precision, Product, activation_type, product
 from openbook.model.attention import attend
 from openbook.model.config import GATED
 from openbook.model.parts import MLP, LayerNorm, Linear, RMSNorm, activated
 from openbook.model.positions import tables
 from openbook.model.transformer import Layer, Transformer
-from openbook.serve.engine.kv import Row
-from openbook.serve.engine.linear import Precision, Product, activation_type, product
 
 
 class Delta(NamedTuple):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from engine.text import CONTEXT, HELD_OUT, engine_over
+from openbook.engine.linear import Int8, Int8Product, Packed, Plain, Product, product, require_precision
 from openbook.errors import InputError
-from openbook.serve.engine.linear import Int8, Int8Product, Packed, Plain, Product, product, require_precision
-from serve.engine.text import CONTEXT, HELD_OUT, engine_over
 
 SHAPES = [(96, 64), (100, 48), (2304, 768), (768, 2048), (8, 768), (300, 8)]
 BACKENDS = {

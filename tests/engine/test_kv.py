@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openbook.serve.engine.kv import BLOCK, Blocks, chained, root
+from openbook.engine.kv import BLOCK, Blocks, chained, root
 
 CONTENT = torch.zeros(1)
 

@@ -16,13 +16,13 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from openbook.engine.jobs import DeadlinePassed, Deliver, Embedded, Event, Finished, Job, Scored
+from openbook.engine.kv import BLOCK, Blocks, Row, root
+from openbook.engine.model import Adapter, Piece, Runner
+from openbook.engine.propose import Proposer
 from openbook.errors import InputError
 from openbook.model.config import TransformerConfig
 from openbook.model.sample import Sampler, Token
-from openbook.serve.engine.jobs import DeadlinePassed, Deliver, Embedded, Event, Finished, Job, Scored
-from openbook.serve.engine.kv import BLOCK, Blocks, Row, root
-from openbook.serve.engine.model import Adapter, Piece, Runner
-from openbook.serve.engine.propose import Proposer
 
 READ_AT_ONCE = 4
 """Blocks of prompts that a step reads while nobody draws."""

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from openbook.engine.linear import Precision, activation_type, product
+from openbook.engine.model import Adapter, Delta
 from openbook.errors import InputError
 from openbook.model.config import GATED, TransformerConfig
 from openbook.model.transformer import Transformer
-from openbook.serve.engine.linear import Precision, activation_type, product
-from openbook.serve.engine.model import Adapter, Delta
 
 LARGEST_CONFIG = 2**20
 LARGEST_WEIGHTS = 2**30

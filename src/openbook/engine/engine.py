@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
+from openbook.engine.adapters import load_adapter
+from openbook.engine.jobs import Deliver, EngineClosed, Event, Finished, Job, QueueFull, Scored
+from openbook.engine.kv import Blocks
+from openbook.engine.linear import Precision
+from openbook.engine.model import Adapter, Runner
+from openbook.engine.propose import Proposer
+from openbook.engine.scheduler import Running, Scheduler, blocks_for
+from openbook.engine.step import compute, draw_all, tell
 from openbook.errors import InputError
 from openbook.model.sample import Sampling, Token
 from openbook.model.transformer import Transformer
-from openbook.serve.engine.adapters import load_adapter
-from openbook.serve.engine.jobs import Deliver, EngineClosed, Event, Finished, Job, QueueFull, Scored
-from openbook.serve.engine.kv import Blocks
-from openbook.serve.engine.linear import Precision
-from openbook.serve.engine.model import Adapter, Runner
-from openbook.serve.engine.propose import Proposer
-from openbook.serve.engine.scheduler import Running, Scheduler, blocks_for
-from openbook.serve.engine.step import compute, draw_all, tell
 
 
 class Work:

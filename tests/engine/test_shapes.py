@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from engine.text import engine_over, greedy, sampled
+from openbook.engine import Answer, Engine
+from openbook.engine.kv import BLOCK
+from openbook.engine.model import Piece, Runner
 from openbook.model.config import Experts, Rotary, RotaryScaling, TransformerConfig, Window
 from openbook.model.styles import STYLES
 from openbook.model.transformer import Transformer
-from openbook.serve.engine import Answer, Engine
-from openbook.serve.engine.kv import BLOCK
-from openbook.serve.engine.model import Piece, Runner
-from serve.engine.text import engine_over, greedy, sampled
 
 SHAPE = {"vocab_size": 90, "context": 150, "layers": 4, "width": 48, "heads": 4, "head_width": 16, "mlp_width": 64}
 OTHERS: dict[str, dict[str, Any]] = {

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.text import CONTEXT, engine_over, greedy, prompt, reader, sampled
+from openbook.engine import Engine
 from openbook.errors import InputError
 from openbook.model.initialise import initialise
 from openbook.model.transformer import Transformer, TransformerConfig
-from openbook.serve.engine import Engine
-from serve.engine.text import CONTEXT, engine_over, greedy, prompt, reader, sampled
 
 RANK, ALPHA = 4, 16
 LLAMA = {

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from openbook.engine.model import Piece, Runner
+from openbook.engine.scheduler import Running
 from openbook.model.sample import Token, finite, tokens
-from openbook.serve.engine.model import Piece, Runner
-from openbook.serve.engine.scheduler import Running
 
 
 @dataclass

@@ -5,12 +5,12 @@ import time
 import pytest
 import torch
 
+from engine.text import CONTEXT, Sampling, engine_over, greedy, prompt, reader, sampled
+from openbook.engine import DeadlinePassed, Embedded, Event, Job
+from openbook.engine.kv import BLOCK
 from openbook.errors import InputError
 from openbook.model.initialise import initialise
 from openbook.model.transformer import Transformer, TransformerConfig
-from openbook.serve.engine import DeadlinePassed, Embedded, Event, Job
-from openbook.serve.engine.kv import BLOCK
-from serve.engine.text import CONTEXT, Sampling, engine_over, greedy, prompt, reader, sampled
 
 
 @pytest.fixture(scope="module")
