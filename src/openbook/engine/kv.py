@@ -26,7 +26,7 @@ position is always computed in the same way; 32 rows already keep the matrix uni
 
 @dataclass(frozen=True)
 class Page:
-    """A published block: (layers, 2, kv_heads, BLOCK, head_width) of keys and values, and what they were computed from."""
+    """A published block: (layers, BLOCK, 2, kv_heads, head_width) of keys and values, and what they were computed from."""
 
     key: bytes
     before: bytes
@@ -143,22 +143,14 @@ class Blocks:
 
 
 class Row:
-    """Keys and values of one running sequence, for at most `capacity` positions. The memory is touched as positions are written."""
+    """Keys and values of one running sequence, for at most `capacity` positions. The memory is touched as positions are written.
+
+    A position's keys and values of all heads lie beside each other, so that what a step reads of a layer is one stretch of memory.
+    """
 
     def __init__(self, config: TransformerConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        capacity |= 1  # with an even number, a power of two above all, the heads' positions would compete for the same lines of the caches
-        shape = (config.layers, 2, config.kv_heads, capacity, config.head_width)
-        self.whole = torch.empty(shape, dtype=dtype, device=device)
-
-    def written(self, start: int, stop: int) -> tuple[Tensor, ...]:
-        """Where each layer's keys and values of these positions go: (2 kv_heads, stop - start, head_width) each."""
-        return self.whole.flatten(1, 2).narrow(2, start, stop - start).unbind()
-
-    def seen(self, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Each layer's keys, and each layer's values, up to a position: (1, kv_heads, stop, head_width) each."""
-        both = self.whole.flatten(0, 1).unsqueeze(1).narrow(3, 0, stop).unbind()
-        return both[::2], both[1::2]
+        self.whole = torch.empty((config.layers, capacity, 2, config.kv_heads, config.head_width), dtype=dtype, device=device)
 
     def part(self, start: int, stop: int) -> Tensor:
-        """(layers, 2, kv_heads, stop - start, head_width)"""
-        return self.whole[:, :, :, start:stop]
+        """(layers, stop - start, 2, kv_heads, head_width)"""
+        return self.whole[:, start:stop]
