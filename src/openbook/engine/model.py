@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.engine.kv import Row
-from openbook.engine.linear import Precision, Product, activation_type, product
+from openbook.engine.linear import Packed, Precision, Product, activation_type, product
+from openbook.engine.pages import lay_in_large_pages
 from openbook.model.attention import attend
 from openbook.model.config import GATED
 from openbook.model.parts import MLP, LayerNorm, Linear, RMSNorm, activated
@@ -109,6 +110,8 @@ class Runner:
             self._final_norm = None if model.final_norm is None else _Norm(model.final_norm, self.dtype)
             self._embedding_projection = None if model.embedding_projection is None else joined([model.embedding_projection], "fp32")
             self._head_projection = None if model.head_projection is None else joined([model.head_projection], precision)
+        every = [self._head, *(one for layer in self._layers for one in layer.products.values())]
+        lay_in_large_pages([one.weight for one in every if isinstance(one, Packed)])  # the others are not held up by memory
         config = self.config
         self._tables = None
         if config.positions == "rotary":
@@ -195,15 +198,15 @@ class _PackedLayer:
         self._second = None if layer.mlp_norm is None else _Norm(layer.mlp_norm, runner.dtype)
         norms = attention.query_norm, attention.key_norm
         self._head_norms = [_Norm(norm, runner.dtype) for norm in norms if norm is not None]
-        self._products = {
+        self.products = {
             "qkv": joined([attention.query, attention.key, attention.value], precision),
             "output": joined([attention.output], precision),
         }
         if isinstance(layer.mlp, MLP):
             gate = [] if layer.mlp.gate is None else [layer.mlp.gate]
-            self._products["up"] = joined([*gate, layer.mlp.up], precision)
-            self._products["down"] = joined([layer.mlp.down], precision)
-        self.least_rows = max(one.least_rows for one in self._products.values())
+            self.products["up"] = joined([*gate, layer.mlp.up], precision)
+            self.products["down"] = joined([layer.mlp.down], precision)
+        self.least_rows = max(one.least_rows for one in self.products.values())
 
     def __call__(self, x: Tensor, step: _Step) -> Tensor:
         """(tokens, width) -> the same."""
@@ -219,7 +222,7 @@ class _PackedLayer:
         return x + _scaled(self._attend(normal, step) + beside, scale)
 
     def _product(self, name: str, x: Tensor, step: _Step) -> Tensor:
-        output = self._products[name](x)
+        output = self.products[name](x)
         for adapter, at in step.adapters:
             for delta in adapter.deltas.get((self._index, name), ()):
                 change = delta.up(delta.down(_padded(x[at], delta.down.least_rows)))
