@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from engine.text import CONTEXT, HELD_OUT, engine_over
-from openbook.engine.linear import Int8, Int8Product, Packed, Plain, Product, product, require_precision
+from openbook.engine.linear import Int8, Int8Product, Packed, Plain, Pointwise, Product, product, require_precision
 from openbook.errors import InputError
 
 SHAPES = [(96, 64), (100, 48), (2304, 768), (768, 2048), (8, 768), (300, 8)]
 BACKENDS = {
     "plain": (lambda weight, bias: Plain(weight, bias, torch.float32), 3e-6),
+    "pointwise": (Pointwise, 3e-6),
     "packed": (lambda weight, bias: Packed(weight, bias, torch.float32), 3e-6),
     "packed bf16": (lambda weight, bias: Packed(weight, bias, torch.bfloat16), 0.02),
     "int8": (Int8, 0.03),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.engine.kv import Row
-from openbook.engine.linear import Packed, Precision, Product, activation_type, product
+from openbook.engine.linear import Packed, Pointwise, Precision, Product, activation_type, product
 from openbook.engine.pages import lay_in_large_pages
 from openbook.model.attention import attend
 from openbook.model.config import GATED
@@ -111,7 +111,7 @@ class Runner:
             self._embedding_projection = None if model.embedding_projection is None else joined([model.embedding_projection], "fp32")
             self._head_projection = None if model.head_projection is None else joined([model.head_projection], precision)
         every = [self._head, *(one for layer in self._layers for one in layer.products.values())]
-        lay_in_large_pages([one.weight for one in every if isinstance(one, Packed)])  # the others are not held up by memory
+        lay_in_large_pages([one.weight for one in every if isinstance(one, Packed | Pointwise)])  # the others are not held up by memory
         config = self.config
         self._tables = None
         if config.positions == "rotary":
