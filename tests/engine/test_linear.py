@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -44,12 +45,21 @@ def test_a_product_is_that_of_fp32(backend: str, outputs: int, inputs: int) -> N
     assert float(errors.max()) < BACKENDS[backend][1]
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
 @torch.inference_mode()
-def test_a_row_has_the_same_bits_whatever_is_beside_it(backend: str, outputs: int, inputs: int) -> None:
+def test_a_row_has_the_same_bits_whatever_is_beside_it(backend: str, outputs: int, inputs: int, threads: int) -> None:
     one, _, _, x = made(backend, outputs, inputs)
     whole = one(x)
-    for rows in (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 40, 64, 65, 100):
+    some = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 40, 64, 65, 100)
+    for rows in some if threads == 1 else (1, 4, 8, 9, 33):  # threads that wait for each other are slow on a busy machine
         for start in (0, 37):
             if rows >= one.least_rows:
                 assert torch.equal(one(x[start : start + rows].contiguous()), whole[start : start + rows]), f"{rows} rows"

@@ -1,8 +1,8 @@
 """Matrix products for inference: one call, and what stands behind it for each precision and device.
 
-Every backend gives a row the same bits whatever rows are beside it, so that an answer does not depend on what else is being served:
-integers add up exactly, and the packed fp32 kernels take the sums of a row in one order from a few rows on (`least_rows`; a test holds
-them to it on the machine at hand). Measured facts are in docs/serving.md.
+Every backend on a CPU gives a row the same bits whatever rows are beside it, so that an answer does not depend on what else is being
+served: integers add up exactly, and the kernels for floating point take the sums of a row in one order from a few rows on (`least_rows`;
+tests hold them to it on the machine at hand, with one thread and with two). Measured facts are in docs/serving.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from openbook.errors import InputError
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
+LANES = 8
+"""Rows that torch's own product is given at once on a CPU."""
 CHUNK = 32
 """Rows of a product by convolution, at most."""
 TYPICAL_ROWS = 64
@@ -36,14 +38,22 @@ class Product(Protocol):
 
 
 class Plain:
-    """torch's own product, in the type of the activations."""
+    """torch's own product, in the type of the activations: for GPUs, and CPUs without AVX-512.
+
+    On a CPU eight rows at a time are the columns of the right-hand side, so that each is a lane of the same vectors. As rows of the
+    left-hand side they would go to kernels and threads that depend on their number.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         self._weight, self._bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        self.least_rows = 8
+        self.least_rows = 8 if weight.is_cuda else 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight, self._bias)
+        if self._weight.is_cuda:
+            return F.linear(x, self._weight, self._bias)
+        lanes = F.pad(x, (0, 0, 0, -len(x) % LANES)).split(LANES)
+        product = torch.cat([(self._weight @ part.t()).t() for part in lanes])[: len(x)]
+        return product if self._bias is None else product + self._bias
 
 
 class Packed:
