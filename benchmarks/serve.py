@@ -1,21 +1,22 @@
-"""The inference engine against transformers and against what the memory can give, on one thread, in CPU time: `make bench-serve`.
+"""The inference engine against transformers, llama.cpp and what the memory can give, on one thread, in CPU time: `make bench-serve`.
 
-A Llama of 110 million parameters with random weights, the same in both. Contenders take turns in every round, and the best round of each
-counts, because other work on the machine takes memory bandwidth away at times. The last line is JSON.
+A Llama of 110 million parameters with random weights, the same in all. Contenders take turns in every round, and the best round of each
+counts, because other work on the machine takes memory bandwidth away at times. The last line is JSON. `--device cuda` compares batches of
+1 and 64 with transformers and the memory, by the clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +25,31 @@ from openbook.engine import Engine, Event, Finished, Job, QueueFull, Token
 from openbook.model.config import TransformerConfig
 from openbook.model.sample import Sampling
 from openbook.model.transformer import Transformer
+from serve_peers import KINDS, Generate, has_llama_cpp, of_llama_cpp, of_transformers
 
 CONTEXT, PROMPT, NEW = 2048, 32, 64
 SHAPE = TransformerConfig(
     32000, CONTEXT, layers=12, width=768, heads=12, kv_heads=12, head_width=64, mlp_width=2048, norm_eps=1e-5, tied_head=True
 )
+
+
+TARGETS = {
+    "batch 1, fp32: times transformers": 1.35,
+    "batch 8, fp32: times transformers": 2.0,
+    "batch 8, int8: times transformers": 4.0,
+    "batch 1, fp32: times llama.cpp f32": 0.95,
+    "batch 1, int8: times llama.cpp q8_0": 0.75,
+    "batch 8, int8: times llama.cpp q8_0": 1.2,
+    "fp32: first token, shared prompt cached: times faster": 10.0,
+    "int8: first token, shared prompt cached: times faster": 10.0,
+}
+"""At least."""
+LIMITS = {
+    **{f"batch {batch}, {name}: engine's own share of a step": 0.05 for batch in (1, 8) for name in ("fp32", "int8")},
+    "32 streams in int8: p95 / median": 2.5,
+    "32 streams in int8: overload refused after (s)": 0.05,
+}
+"""At most."""
 
 
 def random_model(config: TransformerConfig = SHAPE) -> Transformer:
@@ -38,39 +59,6 @@ def random_model(config: TransformerConfig = SHAPE) -> Transformer:
         for name, parameter in model.named_parameters():
             parameter.fill_(1) if "norm" in name else parameter.normal_(0, 0.02 if "embedding" in name else 0.04)
     return model.eval()
-
-
-def as_transformers(model: Transformer) -> Any:
-    """The same weights in transformers' own model."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = model.config
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.mlp_width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.context,
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=True,
-        )
-    ).eval()
-    names = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention.output": "self_attn.o_proj"}
-    names |= {f"attention.{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")}
-    names |= {f"mlp.{ours}": f"mlp.{ours}_proj" for ours in ("gate", "up", "down")}
-    names |= {"embedding": "model.embed_tokens", "final_norm": "model.norm"}
-    parameters = dict(theirs.named_parameters())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith("layers."):
-                _, index, inner = name.removesuffix(".weight").split(".", 2)
-                parameters[f"model.layers.{index}.{names[inner]}.weight"].copy_(parameter)
-            elif name != "head.weight":
-                parameters[f"{names[name.removesuffix('.weight')]}.weight"].copy_(parameter)
-    return theirs
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:
@@ -93,32 +81,30 @@ def prompts(count: int, length: int = PROMPT, seed: int = 1) -> list[list[int]]:
     return torch.randint(0, SHAPE.vocab_size, (count, length), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def ours(engine: Engine, texts: list[list[int]]) -> list[list[int]]:
-    return [[token.id for token in answer.tokens] for answer in engine.run([greedy(text) for text in texts])]
+def ours(engine: Engine) -> Generate:
+    def generate(texts: list[list[int]], new: int) -> list[list[int]]:
+        return [[token.id for token in answer.tokens] for answer in engine.run([greedy(text, new) for text in texts])]
+
+    return generate
 
 
-def of_transformers(theirs: Any, texts: list[list[int]]) -> list[list[int]]:
-    ids = torch.tensor(texts)
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    return theirs.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, PROMPT:].tolist()
-
-
-def decoding(engines: dict[str, Engine], theirs: Any, rounds: int, batch: int) -> dict[str, float]:
-    """Tokens per CPU-second, prompts of 32 tokens and 64 new ones, with a new prompt in every round so that no cache helps; and in how many
-    texts of all the engine in fp32 draws what transformers draws."""
-    contenders = {name: partial(ours, engine) for name, engine in engines.items()} | {"transformers": partial(of_transformers, theirs)}
+def decoding(
+    contenders: dict[str, Generate], rounds: int, batch: int, clock: Callable[[], float] = time.process_time
+) -> tuple[dict[str, float], float]:
+    """Tokens a second of the clock, prompts of 32 tokens and 64 new ones, with a new prompt in every round so that no cache helps; and the
+    share of texts in which the engine's first precision draws what transformers draws."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     same = 0
     for turn in range(rounds + 1):  # the first warms up
         texts = prompts(batch, seed=100 * batch + turn)
-        drawn = {}
+        drawn = []
         for name, contender in contenders.items():
-            begin = time.process_time()
-            drawn[name] = contender(texts)
-            seconds[name].append(time.process_time() - begin)
-        same += sum(one == other for one, other in zip(drawn["fp32"], drawn["transformers"], strict=True))
-    speeds = {name: batch * NEW / min(values[1:]) for name, values in seconds.items()}
-    return speeds | {"same": same / (batch * (rounds + 1))}
+            begin = clock()
+            answers = contender(texts, NEW)
+            seconds[name].append(clock() - begin)
+            drawn += [answers] if name in (next(iter(contenders)), "transformers") else []
+        same += sum(one == other for one, other in zip(*drawn, strict=True))
+    return {name: batch * NEW / min(values[1:]) for name, values in seconds.items()}, same / (batch * (rounds + 1))
 
 
 def overhead(engine: Engine, batch: int) -> float:
@@ -181,25 +167,38 @@ def load(model: Transformer, precision: Any, clients: int = 32) -> dict[str, flo
     }
 
 
+def compared(contenders: dict[str, Generate], rounds: int, batch: int) -> Iterator[tuple[str, float]]:
+    speeds, same = decoding(contenders, rounds, batch)
+    yield f"batch {batch}: share of texts that are transformers'", same
+    for name, value in speeds.items():
+        yield f"batch {batch}, {name} (tokens/s)", value
+    for name, kind in zip(("fp32", "int8"), KINDS, strict=True):
+        for peer in ("transformers", f"llama.cpp {kind}"):
+            if peer in speeds:
+                yield f"batch {batch}, {name}: times {peer}", speeds[name] / speeds[peer]
+
+
 def measured(rounds: int) -> Iterator[tuple[str, float | int | str]]:
     model = random_model()
-    theirs = as_transformers(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     engines = {precision: Engine(model, precision=precision) for precision in ("fp32", "int8")}
+    contenders = {name: ours(engine) for name, engine in engines.items()} | {"transformers": of_transformers(model)}
     yield "parameters", weights
-    before, alone = read_bandwidth(), {}
-    for batch in (1, 8):
-        speeds = decoding(engines, theirs, rounds, batch)
-        yield f"batch {batch}: share of texts that are transformers'", speeds.pop("same")
-        for name, value in speeds.items():
-            yield f"batch {batch}, {name} (tokens/s)", value
-            if name != "transformers":
-                yield f"batch {batch}, {name}: times transformers", value / speeds["transformers"]
-        alone = alone or speeds
+    before, found = read_bandwidth(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        if has_llama_cpp():
+            contenders |= {f"llama.cpp {kind}": peer for kind, peer in of_llama_cpp(model, Path(folder), 8).items()}
+        else:
+            yield "llama.cpp", "not compared: xllamacpp and gguf are not both installed"
+        for batch in (1, 8):
+            for name, value in compared(contenders, rounds, batch):
+                found[name] = value
+                yield name, value
     most = max(before, read_bandwidth())
     yield "read bandwidth (GB/s)", most / 1e9
-    for name, size in (("fp32", 4), ("int8", 1)):
-        yield f"batch 1, {name}: share of the bandwidth limit", alone[name] * size * weights / most
+    for name, size in (("fp32", 4), ("int8", 1), ("llama.cpp f32", 4), ("llama.cpp q8_0", 34 / 32)):
+        if (key := f"batch 1, {name} (tokens/s)") in found:
+            yield f"batch 1, {name}: share of the bandwidth limit", found[key] * size * weights / most
     for name, engine in engines.items():
         for batch in (1, 8):
             yield f"batch {batch}, {name}: engine's own share of a step", overhead(engine, batch)
@@ -209,19 +208,51 @@ def measured(rounds: int) -> Iterator[tuple[str, float | int | str]]:
         engine.close()
     for name, value in load(model, "int8").items():
         yield f"32 streams in int8: {name}", value
-    if importlib.util.find_spec("llama_cpp") is None:
-        yield "llama.cpp", "not compared: llama-cpp-python is not installed"
+
+
+def measured_on_a_gpu(rounds: int) -> Iterator[tuple[str, float | int | str]]:
+    """By the clock, everybody in bf16, batches of 1 and 64."""
+    model = random_model().cuda()
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    engine = Engine(model, slots=64, precision="bf16")
+    contenders = {"bf16": ours(engine), "transformers": of_transformers(model, torch.bfloat16)}
+    numbers = torch.ones(2**30, device="cuda")
+
+    def read() -> float:
+        begin = time.perf_counter()
+        numbers.sum().item()
+        return time.perf_counter() - begin
+
+    most = 4 * len(numbers) / min(read() for _ in range(7))
+    yield "read bandwidth (GB/s)", most / 1e9
+    for batch in (1, 64):
+        speeds, _ = decoding(contenders, rounds, batch, time.perf_counter)
+        for name, value in speeds.items():
+            yield f"batch {batch}, {name} (tokens/s)", value
+            yield f"batch {batch}, {name}: share of the bandwidth limit of the weights", value / batch * 2 * weights / most
+        yield f"batch {batch}, bf16: times transformers", speeds["bf16"] / speeds["transformers"]
+    engine.close()
+
+
+def told(name: str, value: float | int | str) -> str:
+    """A line of the table, with the aim and whether it is met, if there is one."""
+    line = f"{name:<62} {f'{value:.3g}' if isinstance(value, float) else value:>8}"
+    for aims, sign in ((TARGETS, 1), (LIMITS, -1)):
+        if name in aims and not isinstance(value, str):
+            line += f"   aim: {'≥' if sign > 0 else '≤'} {aims[name]}, {'met' if sign * value >= sign * aims[name] else 'MISSED'}"
+    return line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     result = {}
-    for name, value in measured(rounds):
+    for name, value in (measured if options.device == "cpu" else measured_on_a_gpu)(options.rounds):
         result[name] = value
-        print(f"{name:<58} {value:.3g}" if isinstance(value, float) else f"{name:<58} {value}", flush=True)
+        print(told(name, value), flush=True)
     print(json.dumps(result))
 
 

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ KINDS = ("f32", "q8_0")
 """Types of weights in llama.cpp's files that ours are compared with: in fp32, and in int8."""
 
 
-def of_transformers(model: Transformer) -> Generate:
+def of_transformers(model: Transformer, dtype: torch.dtype = torch.float32) -> Generate:
     """The same weights in transformers' own model, asked as its users do: `generate`, with its default cache and attention."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -41,7 +40,7 @@ def of_transformers(model: Transformer) -> Generate:
             tie_word_embeddings=True,
         )
     ).eval()
-    theirs.to(model.embedding.weight.device)
+    theirs.to(model.embedding.weight.device, dtype)
     names = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention.output": "self_attn.o_proj"}
     names |= {f"attention.{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value")}
     names |= {f"mlp.{ours}": f"mlp.{ours}_proj" for ours in ("gate", "up", "down")}

@@ -34,6 +34,7 @@ class Product(Protocol):
 
     least_rows: int
     """From so many rows on, a row's result does not depend on their number."""
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
@@ -101,7 +102,7 @@ def _as_convolution(weight: Tensor, rows: int) -> Tensor:
 
 @functools.cache
 def one_layout(outputs: int, inputs: int) -> bool:
-    """Whether oneDNN wants a convolution's weights in one layout for all numbers of rows up to CHUNK: another would be made in every call."""
+    """Whether oneDNN wants the weights of a convolution in one layout for up to CHUNK rows: another would be made in every call."""
     weight = torch.arange(outputs * inputs, dtype=torch.float32).view(outputs, inputs)
     laid = [_as_convolution(weight, rows) for rows in (1, CHUNK)]
     data, size = torch.ops.mkldnn.data_ptr, torch.ops.mkldnn._nbytes

@@ -23,7 +23,6 @@ from openbook.model.parts import MLP, LayerNorm, Linear, RMSNorm, activated
 from openbook.model.positions import tables
 from openbook.model.transformer import Layer, Transformer
 
-
 COPIED = 512
 """Positions up to which a layer's keys and values are copied before attention reads them: a copy streams from memory at twice the speed
 of attention's own small products, which then find them in the cache. Beyond, they would not stay in it."""
