@@ -8,6 +8,7 @@ import torch
 
 from engine.text import CONTEXT, HELD_OUT, engine_over
 from openbook.engine.linear import Int8, Int8Product, Packed, Plain, Pointwise, Product, product, require_precision
+from openbook.engine.pages import lay_in_large_pages
 from openbook.errors import InputError
 
 SHAPES = [(96, 64), (100, 48), (2304, 768), (768, 2048), (8, 768), (300, 8)]
@@ -74,6 +75,16 @@ def test_int8_takes_rows_of_zeros_and_huge_numbers() -> None:
         and torch.allclose(rows[1], torch.tensor(1e30), rtol=0.01)
         and torch.allclose(rows[2], torch.tensor(-1.0))
     )
+
+
+@torch.inference_mode()
+def test_weights_in_large_pages_keep_their_values() -> None:
+    plain = torch.randn(1500, 1000)
+    laid, copy = Pointwise(plain[:700], None), plain.clone()
+    x = torch.randn(3, 1000)
+    before = laid(x)
+    lay_in_large_pages([plain, laid.weight])
+    assert torch.equal(plain, copy) and torch.equal(laid(x), before)
 
 
 def test_a_precision_is_one_of_three() -> None:

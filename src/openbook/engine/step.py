@@ -58,8 +58,7 @@ def compute(runner: Runner, pieces: Sequence[tuple[Running, Piece]]) -> tuple[li
 def draw_all(computed: Sequence[Computed], logits: Tensor, fork: Callable[[Running], list[Running]]) -> list[Drawn]:
     """Draws for every sequence that has come to its end, and for those that `fork` finds to have the same prompt. Whatever goes wrong with
     one sequence, the others go on."""
-    peaks, likeliest = logits.max(1)
-    highest, ids = peaks.tolist(), likeliest.tolist()
+    highest, ids = logits.amax(1).tolist(), logits.numpy().argmax(1).tolist()  # numpy finds places many times faster than torch
     drawn: list[Drawn] = []
 
     def pick(sequence: Running, row: int) -> int:
@@ -104,7 +103,8 @@ def tell(drawn: Sequence[Drawn], logits: Tensor) -> None:
     rows = [result.row + offset for result in drawn for offset in range(len(result.ids))]
     ids = [identifier for result in drawn for identifier in result.ids]
     tops = [result.sequence.job.sampling.logprobs for result in drawn for _ in result.ids]
-    made = iter(tokens(logits[rows], ids, tops) if rows else [])
+    wanted = logits if rows == list(range(len(logits))) else logits[rows]  # the first is frequent, and spares a copy
+    made = iter(tokens(wanted, ids, tops) if rows else [])
     for result in drawn:
         sequence = result.sequence
         if not sequence.reading:
