@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from openbook.engine import Engine, Event, Finished, Job, QueueFull, Token
+from openbook.engine.pages import lay_in_large_pages
 from openbook.model.config import TransformerConfig
 from openbook.model.sample import Sampling
 from openbook.model.transformer import Transformer
@@ -68,9 +69,10 @@ def cpu_seconds(action: Callable[[], object]) -> float:
 
 
 def read_bandwidth() -> float:
-    """Bytes a second that one core reads at most: the best of several passes over more memory than any cache holds."""
+    """Bytes a second that one core reads at most: the best of several passes over more memory than any cache holds, in large pages."""
     numbers = torch.ones(2**26)
-    return 4 * len(numbers) / min(cpu_seconds(numbers.sum) for _ in range(7))
+    lay_in_large_pages([numbers])
+    return 4 * len(numbers) / min(cpu_seconds(numbers.sum) for _ in range(15))
 
 
 def greedy(prompt: Sequence[int], tokens: int = NEW) -> Job:
