@@ -219,7 +219,8 @@ class Response(Streamed):
             done = self._event("response.output_text.done", **self._place(True), **said)
             events = [done, self._event("response.content_part.done", **self._place(True), part=text)]
         else:
-            events = [self._event("response.function_call_arguments.done", **self._place(), arguments=item["arguments"])]
+            called = {"name": item["name"], "arguments": item["arguments"]}
+            events = [self._event("response.function_call_arguments.done", **self._place(), **called)]
         return [*events, self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)]
 
     def _place(self, content: bool = False) -> dict[str, Any]:
