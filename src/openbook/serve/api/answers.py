@@ -18,7 +18,7 @@ from openbook.engine import EngineClosed, Event, Job, QueueFull, Work
 from openbook.model.generate import Sampling
 from openbook.serve.api.choices import Choice, Part
 from openbook.serve.api.desk import Account, blamed
-from openbook.serve.api.wire import Drawn, Format
+from openbook.serve.api.wire import Drawn, Format, StreamOptions
 from openbook.serve.errors import ApiError, failed, invalid
 from openbook.serve.served import Served
 from openbook.serve.text.grammar import GrammarMask, Grammars, inline, json_schema, regex
@@ -129,6 +129,13 @@ def usage(account: Account) -> dict[str, Any]:
     read, drawn = account.prompt_tokens, account.completion_tokens
     details = {"prompt_tokens_details": {"cached_tokens": account.cached_tokens}}
     return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn, **details}
+
+
+def usage_so_far(options: StreamOptions, account: Account) -> dict[str, Any]:
+    """The usage field of a chunk that has choices."""
+    if not options.include_usage:
+        return {}
+    return {"usage": usage(account) if options.continuous_usage_stats else None}
 
 
 def event(content: dict[str, Any], name: str | None = None) -> bytes:

@@ -133,6 +133,8 @@ Stops = Annotated[
 
 class StreamOptions(Wire):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's: every chunk has the usage so far, so that a client which stops knows it."""
 
 
 class Drawn(Wire):
