@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports bench-serve drill clean
+.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports bench-serve drill drill-serve clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -46,6 +46,10 @@ bench-exports: $(VENV)/installed-dev
 
 drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py
+
+# Every documented way to use a server, on tiny models of four families. OPENBOOK_DATA is the folder with the tokenizers; RUN is a run besides.
+drill-serve: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill_serve.py $(if $(RUN),--run $(RUN))
 
 # Debian splits venv's pip off into a package of its own; where that is missing, the system's pip fills the new environment.
 $(BIN)/python:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve models through an OpenAI-compatible API: those of runs, and those of engines elsewhere."""
+    begin = time.monotonic()
     from openbook.serve import Options
     from openbook.serve import serve as serve_forever
 
@@ -53,14 +55,15 @@ def serve(
     tls = (tls_cert, tls_key) if tls_cert and tls_key else None
 
     def ready(url: str) -> None:
+        seconds = time.monotonic() - begin
         first = next(iter(models), "MODEL")
         body = json.dumps({"model": first, "prompt": "import"})
         lines = [
-            f"{', '.join(models) or 'engines elsewhere'} at {url}/v1 (Ctrl-C stops it)",
+            f"{', '.join(models) or 'engines elsewhere'} at {url}/v1, ready after {seconds:.1f} s (Ctrl-C stops it)",
             f"try  curl {url}/v1/completions -d '{body}'",
             f"or open {url}/ in a browser",
         ]
-        show({"url": f"{url}/v1", "model": first, "models": list(models)}, "\n".join(lines), as_json)
+        show({"url": f"{url}/v1", "model": first, "models": list(models), "seconds": round(seconds, 2)}, "\n".join(lines), as_json)
 
     options = Options(
         host, port, threads, data, tuple(origin or ()), log, log_text, store, tuple(upstream or ()), capabilities, unguarded, tls
