@@ -1,4 +1,4 @@
-"""How long `openbook serve` takes until it answers: processor seconds for its imports, and from there to readiness; and the wall's for the latter.
+"""How long `openbook serve` takes until it answers: processor seconds for its imports, then from there to readiness, also by the wall.
 
     python benchmarks/startup.py RUN... [--times 3]
 
