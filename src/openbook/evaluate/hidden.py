@@ -3,7 +3,7 @@
 Three kinds: a secret number is added to others (arithmetic); the letters of a word change places by a secret order (word scrambling);
 letters stand for other letters by a secret code. Without demonstrations one can only guess; the code is known a letter at a time.
 `python -m openbook.evaluate.hidden > hidden.jsonl` prints the training text: documents of demonstrations of one rule each. What is
-asked in an evaluation never stands in it: see `held_out`.
+asked in an evaluation is never a question in its documents of that kind: see `held_out`.
 """
 
 from __future__ import annotations
