@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -134,13 +136,17 @@ def engines_of(
     from openbook.engine.linear import require_precision
     from openbook.serve.settings import EngineSettings, parse_size
 
-    kinds = {model: require_precision(text) for model, text in _by_model("--precision", precision, models).items()}
-    counts = {model: _whole("--slots", text) for model, text in _by_model("--slots", slots, models).items()}
-    sizes = {model: parse_size(text) for model, text in _by_model("--cache", cache, models).items()}
-    proposed = {model: _whole("--speculate", text) for model, text in _by_model("--speculate", speculate, models).items()}
-    return {
-        model: EngineSettings(kinds.get(model, "fp32"), counts.get(model, 8), sizes.get(model), proposed.get(model, 0)) for model in models
-    }
+    said: tuple[tuple[str, list[str], Callable[[str], Any]], ...] = (
+        ("precision", precision, require_precision),
+        ("slots", slots, partial(_whole, "slots")),
+        ("cache", cache, parse_size),
+        ("speculate", speculate, partial(_whole, "speculate")),
+    )
+    settings: dict[str, dict[str, Any]] = {model: {} for model in models}
+    for flag, texts, parse in said:
+        for model, text in _by_model(flag, texts, models).items():
+            settings[model][flag] = parse(text)
+    return {model: EngineSettings(**values) for model, values in settings.items()}
 
 
 def _by_model(flag: str, said: list[str], models: list[str]) -> dict[str, str]:
@@ -149,14 +155,14 @@ def _by_model(flag: str, said: list[str], models: list[str]) -> dict[str, str]:
     for text in sorted(said, key=lambda text: "=" in text):
         model, equals, value = text.rpartition("=")
         if equals and model not in models:
-            raise InputError(f"{flag} {text}: there is no model {model!r}; there are {', '.join(models) or 'none on this machine'}")
+            raise InputError(f"--{flag} {text}: there is no model {model!r}; there are {', '.join(models) or 'none on this machine'}")
         found |= dict.fromkeys([model] if equals else models, value)
     return found
 
 
 def _whole(flag: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9):
-        raise InputError(f"{flag} {text}: should be a whole number")
+        raise InputError(f"--{flag} {text}: should be a whole number")
     return int(text)
 
 

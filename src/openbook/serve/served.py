@@ -60,15 +60,15 @@ class Served:
         return self.grammars if self.end == self.tokenizer.end_of_document else Grammars(self.tokenizer, self.tokenizer.end_of_document)
 
     def card(self, name: str) -> dict[str, Any]:
-        """The model object of the API, under a name that the server has for it; `parent` is vLLM's field, the last two are our own."""
+        """The model object of the API, under a name that the server has for it; the last fields are our own, and vLLM's `parent`."""
         return {
             "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "openbook",
-            "parent": self.parent and self.parent.name,
             "context_window": self.context,
             "fill_in": self.fill_in is not None,
+            **({"parent": self.parent.name} if self.parent else {}),
         }
 
 

@@ -103,7 +103,10 @@ class Door:
         for alias in self._aliases:
             cards.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "openbook"})
         seen = {name: card for name, card in cards.items() if _permits(key, name)}
-        return {name: card | {"parent": None} if card.get("parent") not in (None, *seen) else card for name, card in seen.items()}
+        for card in seen.values():
+            if card.get("parent") not in seen:
+                card.pop("parent", None)
+        return seen
 
     def _models(self, key: Key | None, name: str) -> dict[str, Any]:
         cards = self._names(key)
