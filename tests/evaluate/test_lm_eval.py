@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
-from toymodels import FAMILIES, make_folder
+from toymodels import FAMILIES, WINDOW, make_folder
 
 from openbook.errors import InputError
 from openbook.evaluate.data import data_folder, examples_of, items_of
-from openbook.evaluate.models import LanguageModel, open_model
+from openbook.evaluate.models import LanguageModel, Request, open_model
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.runner import Settings, answer, evaluate
 from openbook.evaluate.suite import absent
 from openbook.evaluate.task import Task, builtin, task_named
+from openbook.model.exchange import load_weights
+from openbook.model.generate import Sampling, generate
+from openbook.model.tokenizer import load_tokenizer
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; pip install 'openbook[dev]'")
 
@@ -239,6 +242,21 @@ def test_any_batch_size_gives_the_same_scores(foreign: bool, tmp_path: Path) -> 
     assert [score.dropped > 0 for score in found[0]] == [False] * 8 + [True] * 4 + [False] * 4
     with pytest.raises(InputError, match="has no token to score"):
         open_model(str(folder), foreign=foreign).loglikelihood([("it has", "")])
+
+
+def test_any_batch_size_writes_the_same_texts(tmp_path: Path) -> None:
+    """Also drawn ones, to the last character, whatever is beside them; alone they are what the library draws."""
+    folder = make_folder(tmp_path / "weights", "qwen3")
+    prompts = ["Question: What is this?\nAnswer:", "", "it has " * 200, "Question: What is that?\nAnswer:"]
+    asked = [Request(prompt, ("at",), 24, heat, 0.95, seed) for seed, prompt in enumerate(prompts) for heat in (0.0, 1.5)]
+    found = [open_model(str(folder), batch=batch).generate_until(asked) for batch in (1, 3, 16)]
+    assert found[1:] == found[:1] * 2 and len({written.text for written in found[0]}) > 4
+    tokenizer, model = load_tokenizer(folder / "tokenizer.json"), load_weights(folder)
+    for request, written in zip(asked, found[0], strict=True):
+        ids = tokenizer.encode(request.prompt)[-(WINDOW - 24) :] or [tokenizer.end_of_document]
+        drawn = generate(model, ids, Sampling(24, request.temperature, 0.95, request.seed), tokenizer.end_of_document)
+        whole = b"".join(tokenizer.token_bytes(token.id) for token in drawn).decode(errors="replace")
+        assert written.text == whole.partition("at")[0]
 
 
 def test_transformers_gives_what_our_engine_gives(weights: Path, tmp_path: Path) -> None:

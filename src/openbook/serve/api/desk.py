@@ -50,6 +50,8 @@ class Account:
     completion_tokens: int = 0
     first: float | None = None
     """Seconds until the first part of the answer was there."""
+    deadline: float | None = None
+    """On `time.monotonic`'s clock: the engine gives up what is not done by then."""
     text: dict[str, object] | None = None
     """The body, if the log is to have it."""
 

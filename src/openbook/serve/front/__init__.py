@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -47,22 +48,26 @@ class Front:
     @asynccontextmanager
     async def running(self, desk: Desk) -> AsyncIterator[None]:
         """To be entered on the server's event loop."""
-
-        def told() -> None:
-            if self.store is not None:
-                try:
-                    self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
-                except sqlite3.Error:
-                    log.exception("the names of the models could not be written")
-
         if self.pool is not None:
-            await self.pool.start(told)
-        told()
+            await self.pool.start(partial(self.tell, desk))
+        self.tell(desk)
         try:
             yield
         finally:
             if self.pool is not None:
                 await self.pool.stop()
+
+    def taken(self) -> set[str]:
+        """Names of aliases, and of models of engines elsewhere."""
+        return {*(self.store.aliases() if self.store else ()), *(self.pool.cards() if self.pool else ())}
+
+    def tell(self, desk: Desk) -> None:
+        """Writes the names of all models into the store, where `openbook alias` looks them up."""
+        if self.store is not None:
+            try:
+                self.store.set_models({*desk.models, *(self.pool.cards() if self.pool else ())})
+            except sqlite3.Error:
+                log.exception("the names of the models could not be written")
 
 
 def open_front(store: Path | None, upstreams: Sequence[str], capabilities: Path | None, powercap: Path = POWERCAP) -> Front:

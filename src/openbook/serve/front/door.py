@@ -97,12 +97,16 @@ class Door:
         return key
 
     def _names(self, key: Key | None) -> dict[str, dict[str, Any]]:
-        """The model objects that a key may see."""
+        """The model objects that a key may see, without the name of a parent that it may not."""
         cards = self._pool.cards() if self._pool else {}
         cards |= {name: served.card(name) for name, served in self._desk.models.items()}
         for alias in self._aliases:
             cards.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "openbook"})
-        return {name: card for name, card in cards.items() if _permits(key, name)}
+        seen = {name: card for name, card in cards.items() if _permits(key, name)}
+        for card in seen.values():
+            if card.get("parent") not in seen:
+                card.pop("parent", None)
+        return seen
 
     def _models(self, key: Key | None, name: str) -> dict[str, Any]:
         cards = self._names(key)
