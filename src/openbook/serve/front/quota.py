@@ -78,8 +78,11 @@ class Quotas:
         self._spent, self._now, self._clock = spent, now, clock
         self._allowances: dict[str, Allowance] = {}
 
-    def reserve(self, key: Key, tokens: int) -> Reservation:
-        """Raises ApiError 429 that says which limit, and how long until it allows as much."""
+    def reserve(self, key: Key, tokens: int, in_person: bool = True) -> Reservation:
+        """Raises ApiError 429 that says which limit, and how long until it allows as much.
+
+        What is not asked `in_person` does not count among the requests at a time.
+        """
         now, grants = self._now(), key.grants
         have = self._allowances.get(key.id)
         if have is None:
@@ -88,7 +91,7 @@ class Quotas:
             have.adopt(grants, now)
         self._turn_month(key, have)
         headers = rate_headers(have, now)
-        if grants.concurrency is not None and have.running >= grants.concurrency:
+        if in_person and grants.concurrency is not None and have.running >= grants.concurrency:
             raise _refused(key, f"{grants.concurrency} requests at a time", 1, headers)
         if have.requests and (wait := have.requests.wait(1, now)):
             raise _refused(key, f"{have.requests.limit} requests a minute", wait, headers)
@@ -99,7 +102,7 @@ class Quotas:
             raise _refused(key, f"{have.tokens.limit} tokens a minute", wait, headers)
         if grants.monthly_tokens is not None and have.spent + have.held + tokens > grants.monthly_tokens:
             raise self._exhausted(key, have, headers)
-        return Reservation(have, tokens, self._now)
+        return Reservation(have, tokens, self._now, int(in_person))
 
     def _turn_month(self, key: Key, have: Allowance) -> None:
         month = datetime.fromtimestamp(self._clock(), UTC)
@@ -119,9 +122,9 @@ class Quotas:
 class Reservation:
     """Counts as under way until it is settled. `headers` tell the client what is left."""
 
-    def __init__(self, have: Allowance, tokens: int, now: Callable[[], float]) -> None:
-        self._have, self._tokens, self._now, self._open = have, tokens, now, True
-        have.running += 1
+    def __init__(self, have: Allowance, tokens: int, now: Callable[[], float], places: int) -> None:
+        self._have, self._tokens, self._now, self._places, self._open = have, tokens, now, places, True
+        have.running += places
         have.held += tokens
         if have.requests:
             have.requests.take(1, now())
@@ -135,11 +138,17 @@ class Reservation:
             return
         self._open = False
         have = self._have
-        have.running -= 1
+        have.running -= self._places
         have.held -= self._tokens
         have.spent += used
         if have.tokens:
             have.tokens.take(used - self._tokens, self._now())
+
+    def undo(self) -> None:
+        """Gives back everything, the request too."""
+        if self._open and self._have.requests:
+            self._have.requests.take(-1, self._now())
+        self.settle(0)
 
 
 def _refused(key: Key, limit: str, wait: float, headers: dict[str, str]) -> ApiError:
