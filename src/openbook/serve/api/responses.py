@@ -10,7 +10,8 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from openbook.serve.api import chat
 from openbook.serve.api.answers import Streamed, event
@@ -35,7 +36,7 @@ class TextOptions(Wire):
 class ResponseRequest(Wire):
     """The body of `POST /v1/responses`."""
 
-    UNSUPPORTED = ("previous_response_id", "conversation", "background", "prompt", "context_management")
+    UNSUPPORTED = ("background", "prompt", "context_management")
 
     model: str
     input: str | list[dict[str, Any]] = Field(max_length=4_000_000)
@@ -52,6 +53,15 @@ class ResponseRequest(Wire):
     include: list[str] = []
     top_logprobs: int = Field(0, ge=0, le=20)
     truncation: Literal["disabled"] = "disabled"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_memory(cls, values: Any) -> Any:
+        for name in ("previous_response_id", "conversation"):
+            if isinstance(values, dict) and values.get(name):
+                told = "nothing is stored here: send the whole conversation as input (frameworks do with store = false)"
+                raise PydanticCustomError("memory", told, {"param": name})
+        return values
 
 
 async def begin(desk: Desk, body: bytes, account: Account) -> Response:
