@@ -185,11 +185,13 @@ def at_most(path: str, body: dict[str, Any]) -> tuple[int, int]:
     copies = max(_whole(body.get("n"), 1), _whole(body.get("best_of"), 1))
     if path == "/v1/completions":
         prompts = _prompts(body.get("prompt"))
-        return sum(prompts) + _text(body.get("suffix")), len(prompts) * copies * _whole(body.get("max_tokens"), 16)
+        return sum(prompts) + tokens_of(body.get("suffix")), len(prompts) * copies * _whole(body.get("max_tokens"), 16)
     if path == "/v1/embeddings":
         return sum(_prompts(body.get("input"))), 0
     most = [body[name] for name in ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict") if body.get(name) is not None]
-    read = sum(_text(body.get(name)) for name in ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix"))
+    read = sum(
+        tokens_of(body.get(name)) for name in ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix")
+    )
     return read, copies * _whole(most[0] if most else None, UNSAID)
 
 
@@ -198,7 +200,8 @@ def _whole(value: Any, otherwise: int) -> int:
     return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
-def _text(value: Any) -> int:
+def tokens_of(value: Any) -> int:
+    """An estimate, of a text or of anything that JSON spells."""
     if value is None:
         return 0
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -208,7 +211,7 @@ def _text(value: Any) -> int:
 def _prompts(value: Any) -> list[int]:
     """Tokens of each prompt."""
     if not isinstance(value, list):
-        return [_text(value)]
+        return [tokens_of(value)]
     if all(isinstance(part, int) for part in value):
         return [len(value)]
-    return [len(part) if isinstance(part, list) else _text(part) for part in value]
+    return [len(part) if isinstance(part, list) else tokens_of(part) for part in value]

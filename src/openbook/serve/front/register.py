@@ -74,7 +74,7 @@ class Register:
         """The model that a request is for. Raises ApiError."""
         asked = body.get("model")
         if asked is None:
-            asked = next(iter(self._desk.models), None)
+            asked = next(iter(self._desk.models or (self._pool.cards() if self._pool else ())), None)
         if not isinstance(asked, str):
             raise invalid("model", "must be the name of a model")
         name = asked
