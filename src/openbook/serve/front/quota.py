@@ -19,6 +19,13 @@ from openbook.serve.errors import ApiError
 BYTES_PER_TOKEN = 4
 UNSAID = 1024
 """Tokens reserved for a chat that names no maximum."""
+MOST = {
+    "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/v1/responses": ("max_output_tokens",),
+    "/infill": ("n_predict",),
+}
+"""The fields that bound what is drawn: another endpoint's would bound nothing."""
+READ = ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix", "input_extra")
 
 
 class Bucket:
@@ -188,16 +195,13 @@ def at_most(path: str, body: dict[str, Any]) -> tuple[int, int]:
         return sum(prompts) + tokens_of(body.get("suffix")), len(prompts) * copies * _whole(body.get("max_tokens"), 16)
     if path == "/v1/embeddings":
         return sum(_prompts(body.get("input"))), 0
-    most = [body[name] for name in ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict") if body.get(name) is not None]
-    read = sum(
-        tokens_of(body.get(name)) for name in ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix")
-    )
-    return read, copies * _whole(most[0] if most else None, UNSAID)
+    most = [_whole(body[name], UNSAID) for name in MOST[path] if body.get(name) is not None]
+    return sum(tokens_of(body.get(name)) for name in READ), copies * min(most, default=UNSAID)
 
 
 def _whole(value: Any, otherwise: int) -> int:
-    """A number of things; what is none is for the endpoint to refuse."""
-    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else otherwise
+    """A number of things. A negative one says nothing: it is for the endpoint to refuse, or to choose."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
 
 
 def tokens_of(value: Any) -> int:
