@@ -232,6 +232,8 @@ def test_heads_that_two_readers_could_understand_differently_are_refused(door: G
     for head in (
         f"Content-Length: {len(body)}\r\nContent-Length: {len(body) + 5}\r\n",
         f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked, identity\r\n",
+        f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: xchunked\r\n",
         f"Content-Length : {len(body)}\r\n",
         f"X-One: a\r\n folded\r\nContent-Length: +{len(body)}\r\n",
     ):

@@ -67,6 +67,8 @@ def test_what_is_another_s_is_not_there(door: Guarded) -> None:
     absent = refusals(his, "file-" + "0" * 32, "batch-" + "0" * 32)
     assert refusals(his, file, batch.id) == absent, "what is another's and what is nowhere get the same answers"
     assert len(output(hers, made)) == len(output(admin, made)) == 2
+    kept = [path.stat().st_mode & 0o077 for path in door.store.path.parent.glob("data/*")]
+    assert kept == [0, 0], "nor are they for the machine's other users"
     assert admin.batches.retrieve(batch.id).id == batch.id
     assert admin.files.delete(file).deleted and hers.files.delete(made).deleted
 

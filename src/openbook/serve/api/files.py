@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.folder, self.prefix = folder, prefix
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)  # requests and answers: not for this machine's other users
 
     def new_id(self) -> str:
         return f"{self.prefix}-{uuid.uuid4().hex}"
