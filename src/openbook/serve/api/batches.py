@@ -143,7 +143,7 @@ class Batches:
     def _read(self, batch: dict[str, Any]) -> dict[str, int]:
         """Where in the input file each request's line begins, by its custom_id. Raises ApiError that names the line.
 
-        Requests are read again when their turn comes: a file's lines as objects may take thirty times the file's own size.
+        Requests are read again when their turn comes: as objects, a file's lines may take 24 times the file's own size (`{},{},…`).
         """
         places: dict[str, int] = {}
         try:
