@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,8 @@ class Front(Protocol):
     def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
         """An application that lets requests through to another."""
 
-    def counted(self, path: str, begin: Begin) -> Begin:
-        """For the lines of batches, which come through no door."""
+    def lines(self, desk: Desk, begins: Mapping[str, Begin]) -> dict[str, Begin]:
+        """The same endpoints for the lines of batches, which come through no door."""
 
     def taken(self) -> Collection[str]:
         """Names that stand for something else than the desk's models."""
@@ -80,7 +80,7 @@ def create_app(
     if data is not None:
         begins: dict[str, Begin] = {path: partial(begin, desk) for path, (_, begin) in ENDPOINTS.items() if path.startswith("/v1/")}
         if front is not None:
-            begins = {path: front.counted(path, begin) for path, begin in begins.items()}
+            begins = front.lines(desk, begins)
         batches = Batches(data / "batches", Files(data / "files"), begins)
 
     @asynccontextmanager
