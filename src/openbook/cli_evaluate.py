@@ -16,7 +16,9 @@ Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the evalua
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN|FOLDER|URL", help="A run; with tasks also a Hugging Face folder or an endpoint.")],
-    suite: Annotated[str | None, typer.Option(help="gpt3, quick, or one task's name; without tasks, held-out text is scored.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="all, code, gpt3, hidden, quick, style, translation, or a task's name; else held-out text is scored.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="A task's name or its .toml file; any number of times.")] = None,
     text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
     shots: Annotated[int | None, typer.Option(min=0, metavar="K", help="Demonstrations; each task's own number by default.")] = None,

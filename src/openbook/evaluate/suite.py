@@ -9,7 +9,7 @@ from typing import Any
 
 from openbook.errors import InputError
 from openbook.evaluate.data import path_of
-from openbook.evaluate.models import CannotScore, LanguageModel
+from openbook.evaluate.models import CannotScore, DoesNotFit, LanguageModel
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.task import DataSection, Examples, Task, builtin, suites, task_named
 from openbook.words import count, figure, percent
@@ -42,7 +42,8 @@ def absent(task: Task, folder: Path, generated: bool = False) -> list[Path]:
 def evaluate_all(
     model: LanguageModel, tasks: Sequence[Task], settings: Settings, data: Path, out: Path, corpus: Sequence[Path] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Results of tasks, and why others of several were left out: no data, or an endpoint that cannot score.
+    """Results of tasks, and why others of several were left out: no data, an endpoint that cannot score, or a
+    window that is too short.
 
     Raises InputError for one task alone that cannot be evaluated, and if none of several can.
     """
@@ -58,7 +59,7 @@ def evaluate_all(
             own = replace(own, shots=0, draws=1) if task.kind == "rolling" else own
         try:
             results.append(evaluate(model, task, own, data, out, corpus))
-        except CannotScore as error:
+        except (CannotScore, DoesNotFit) as error:
             if len(tasks) == 1:
                 raise
             left_out[task.name] = str(error)
