@@ -50,8 +50,8 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int) -> tuple[f
 
 
 def ends(drawn: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
-    """Of a statistic's resamples the percentile interval; none where they all agree: a share of 0 or 1, of which the bootstrap would wrongly
-    say that it is certain."""
+    """Of a statistic's resamples the percentile interval; none where they all agree: a share of 0 or 1, of which the bootstrap would
+    wrongly say that it is certain."""
     if not len(drawn) or np.ptp(drawn) <= ROUNDING:
         return None, None
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -17,6 +17,10 @@ from openbook.words import count, figure, percent
 PERCENT = ("accuracy", "exact", "f1", "number_match", "pass@", "content_overlap", "change")
 """Beginnings of the names of metrics that are shares of 1."""
 
+GUARDED = (
+    "this system allows no namespaces: Python's audit hooks guarded it from what the model wrote, which keeps out accidents, not attackers"
+)
+
 
 def chosen(suite: str | None, names: Sequence[str]) -> list[Task]:
     """The tasks of a suite, then those named. A suite may also be one task's name. Raises InputError for what there is none of."""
@@ -75,7 +79,12 @@ def table(results: Sequence[dict[str, Any]], left_out: dict[str, str]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows]
     lines += [_split_line(result) for result in results if result.get("contamination")]
+    lines += [f"note      {result['task']}: {GUARDED}" for result in results if _guarded(result)]
     return "\n".join([*lines, *(f"left out  {name}: {why}" for name, why in left_out.items())])
+
+
+def _guarded(result: dict[str, Any]) -> bool:
+    return any(not sample.get("apart", True) for item in result["items"] for sample in item.get("samples", ()))
 
 
 def _split_line(result: dict[str, Any]) -> str:

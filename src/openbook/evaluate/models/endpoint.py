@@ -48,8 +48,8 @@ class Endpoint:
         return str(names[0])
 
     def ask(self, method: str, address: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One answer. Raises InputError where the endpoint refuses, DoesNotFit if it says that the prompt is too long, OpenbookError where it
-        fails again and again."""
+        """One answer. Raises InputError where the endpoint refuses, DoesNotFit if it says that the prompt is too long, OpenbookError where
+        it fails again and again."""
         why = ""
         for attempt in range(TRIES):
             if attempt:

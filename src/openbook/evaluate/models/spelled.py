@@ -1,7 +1,7 @@
 """An endpoint that also tells how it spells texts in tokens, by `POST /tokenize`, as openbook's server and vLLM's do.
 
-Prompts are then sent as token ids, cut by our own rules: what is written is the same as by the model in this process, and so are scores, but
-for the one token of context that a prompt which is cut loses besides, since a server reads the last token, too.
+Prompts are then sent as token ids, cut by our own rules: what is written is the same as by the model in this process, and so are scores,
+but for the one token of context that a prompt which is cut loses besides, since a server reads the last token, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from openbook.evaluate.models.tokens import Row, TokenModel
 
 
 class SpelledEndpoint(TokenModel):
-    """Raises InputError for an endpoint that does not say how texts become tokens, what a document begins with, or how long its window is."""
+    """Raises InputError for an endpoint that does not say how texts become tokens, how a document begins, or how long its window is."""
 
     def __init__(self, endpoint: Endpoint, stride: int | None = None) -> None:
         self._endpoint, self.stride = endpoint, stride
@@ -23,7 +23,7 @@ class SpelledEndpoint(TokenModel):
         prefix, window = told.get("tokens"), told.get("max_model_len")
         beginning = told.get("beginning", prefix[0] if isinstance(prefix, list) and len(prefix) == 1 else None)
         if not isinstance(prefix, list) or not isinstance(window, int) or not isinstance(beginning, int):
-            raise InputError(f"{endpoint.root}/tokenize: does not tell tokens, max_model_len and what a document begins with")
+            raise InputError(f"{endpoint.root}/tokenize: does not tell tokens, max_model_len and how a document begins")
         self._prefix, self.window, self.beginning = len(prefix), window, beginning
         self.identity = f"{endpoint.identity} by tokens"
 
