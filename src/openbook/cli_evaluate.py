@@ -94,7 +94,8 @@ def data(
     download: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Download a task's set from the Hugging Face hub.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the evaluation sets: which are there, which are absent, and where they come from."""
+    """List the sets of evaluation and audit: which are there, which are absent, and where they come from."""
+    from openbook.evaluate.bias.audit import sources as audited
     from openbook.evaluate.data import data_folder
     from openbook.evaluate.fetching import download as fetch
     from openbook.evaluate.suite import sources
@@ -103,16 +104,28 @@ def data(
     where = data_folder(folder)
     for name in download or []:
         fetch(task_named(name), where)
-    found = sources(where)
-    lines = [f"{'absent' if source['absent'] else 'there':7} {source['task']:26} {_wherefrom(source)}" for source in found]
-    missing = sum(bool(source["absent"]) for source in found)
-    show({"folder": str(where), "tasks": found}, "\n".join([*lines, f"{where}: {missing} of {len(found)} tasks lack data"]), as_json)
+    tasks, measures = sources(where), audited(where)
+    lines = [f"{'absent' if source['absent'] else 'there':7} {source['task']:26} {_wherefrom(source)}" for source in tasks]
+    lines += [
+        f"{'absent' if source['absent'] else 'there':7} {'audit: ' + source['measure']:26} {_audit_from(source)}" for source in measures
+    ]
+    missing, without = (sum(bool(source["absent"]) for source in found) for found in (tasks, measures))
+    lines += [f"{where}: {missing} of {len(tasks)} tasks and {without} of {len(measures)} measures lack data"]
+    show({"folder": str(where), "tasks": tasks, "measures": measures}, "\n".join(lines), as_json)
 
 
 def _wherefrom(source: dict[str, Any]) -> str:
     if not source["absent"]:
-        return ", ".join(source["files"])
+        return ", ".join(source["files"]) or "made from a seed, needs no file"
     ways = [f"from {source['origin']} to {', '.join(source['absent'])}"]
     ways += [f"or --download {source['task']} (hub: {source['hub']})"] if source["hub"] else []
     ways += ["or evaluate --generated"] if source["generator"] else []
     return "; ".join(ways)
+
+
+def _audit_from(source: dict[str, Any]) -> str:
+    if not source["absent"]:
+        return ", ".join(source["files"])
+    there = len(source["files"])
+    partly = f"; goes on with the {there} that are there" if there and source["needed"] == "some" else ""
+    return f"from {source['origin']} to {', '.join(source['absent'])}{partly}"

@@ -14,8 +14,8 @@ from openbook.evaluate.hidden import DOCUMENTS, KINDS, documents, held_out, hidd
 from openbook.evaluate.models import Request, Written
 from openbook.evaluate.programs import pass_at
 from openbook.evaluate.runner import Settings, evaluate
-from openbook.evaluate.suite import table
 from openbook.evaluate.style import change, content_overlap
+from openbook.evaluate.suite import table
 from openbook.evaluate.task import Task, task_named
 
 
