@@ -22,6 +22,7 @@ from openbook.evaluate.task import Task, builtin, task_named
 from openbook.model.exchange import load_weights
 from openbook.model.generate import Sampling, generate
 from openbook.model.tokenizer import load_tokenizer
+from serve.serving import running
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; pip install 'openbook[dev]'")
 
@@ -228,6 +229,31 @@ def test_lm_eval_s_task_files_run_here_and_our_model_runs_there(weights: Path, t
             other = METRICS.get(key, key) if key != "exact" else "exact_match"
             if name != "write" and f"{other},none" in by_them[f"file_{name}"] and (key, name) != ("bits_per_byte", "choice"):
                 assert figure["value"] == pytest.approx(by_them[f"file_{name}"][f"{other},none"], rel=NEAR), (name, key)
+
+
+@pytest.mark.parametrize("by_ids", [True, False], ids=["token ids", "texts"])
+def test_lm_eval_asks_our_server_for_the_same_scores(by_ids: bool, tmp_path: Path) -> None:
+    """Its `local-completions`: echo with log-probabilities; characters of several bytes."""
+    pytest.importorskip("tenacity", reason="lm-eval asks servers with tenacity; pip install 'openbook[dev]'")
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from openbook.evaluate.harness import Harness
+
+    folder = make_folder(tmp_path / "weights", "qwen3")
+    rows = [{**row, "goal": f"naïve — {row['goal']} 聚合", "sol1": f"— é{row['sol1']}", "sol2": "聚 naïve"} for row in QUESTIONS]
+    metrics = CHOICE["metric_list"][: None if by_ids else 3]  # a text cannot say the token that stands before an empty context
+    _write(tmp_path, "served", {**CHOICE, "metric_list": metrics}, rows)
+    _write(tmp_path, "served_last", {**FILES["last"], "doc_to_target": " {{sol1}}"}, rows)
+    with running(folder) as served:
+        asking = {"base_url": f"{served.url}/v1/completions", "model": "tiny", "tokenizer": str(folder), "max_length": WINDOW}
+        asked = LocalCompletionsAPI(**asking, tokenizer_backend="huggingface", tokenized_requests=by_ids, num_concurrent=1, max_retries=1)
+        over = harness(asked, tmp_path, ["served", "served_last"])["samples"]
+    inside = harness(Harness(open_model(str(folder))), tmp_path, ["served", "served_last"])["samples"]
+    for name in over:
+        for one, other in zip(over[name], inside[name], strict=True):
+            found, wanted = ([answer[0] for answer in sample["resps"]] for sample in (one, other))
+            assert [float(logprob) for logprob, _ in found] == pytest.approx([float(logprob) for logprob, _ in wanted], abs=NEAR)
+            assert [bool(greedy) for _, greedy in found] == [greedy for _, greedy in wanted]
 
 
 @pytest.mark.parametrize("foreign", [False, True])

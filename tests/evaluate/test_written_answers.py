@@ -15,6 +15,7 @@ from openbook.evaluate.models import Request, Written
 from openbook.evaluate.programs import pass_at
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.style import change, content_overlap
+from openbook.evaluate.suite import table
 from openbook.evaluate.task import Task, task_named
 
 
@@ -46,6 +47,8 @@ def test_several_samples_of_a_program_give_pass_at_k(tmp_path: Path) -> None:
     assert result["metrics"]["pass@10"]["value"] == 1.0
     assert [sample["passed"] for sample in result["items"][0]["samples"]] == [False, True] * 5
     assert result["items"][0]["samples"][0]["why"] == "AssertionError"
+    result["items"][1]["samples"][0]["apart"] = False
+    assert "note      mine: this system allows no namespaces" in table([result], {})
 
 
 @pytest.mark.parametrize("tokenize", ["13a", "zh"])
