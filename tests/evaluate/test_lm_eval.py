@@ -15,6 +15,7 @@ from toymodels import FAMILIES, WINDOW, make_folder
 from openbook.errors import InputError
 from openbook.evaluate.data import data_folder, examples_of, items_of
 from openbook.evaluate.models import LanguageModel, Request, open_model
+from openbook.evaluate.models.tokens import TokenModel
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.runner import Settings, answer, evaluate
 from openbook.evaluate.suite import absent
@@ -165,6 +166,30 @@ def _agree(task: Task, record: dict[str, Any], sample: dict[str, Any]) -> None:
             assert record["scores"][own] == sample[name], (task.name, own)
     if task.kind == "completion":
         assert record["greedy"] == answers[0][1]
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token_does_so_here(tmp_path: Path) -> None:
+    """As Llama's and OPT's do. `<|endoftext|>` is that token."""
+    from lm_eval.api.instance import Instance
+
+    weights = make_folder(tmp_path / "model", "qwen3")
+    tokenizer = json.loads((weights / "tokenizer.json").read_text())
+    mark = next(token["id"] for token in tokenizer["added_tokens"])
+    single = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    named = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [mark], "tokens": ["<|endoftext|>"]}}
+    template = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": named}
+    (weights / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": template}))
+    pairs = [("Question: is it?\nAnswer:", " yes"), ("a ", "dog"), ("", "the man"), ("no " * 200, "dog")]
+    theirs = [
+        float(logprob)
+        for logprob, _ in peer(weights).loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True)
+    ]
+    model = open_model(str(weights))
+    assert isinstance(model, TokenModel) and model.prefix == (mark,)
+    assert [score.logprob for score in model.loglikelihood(pairs)] == pytest.approx(theirs, abs=NEAR)
+    begun = model.generate_until([Request("Question: is it?", (), 12)])[0].text
+    alone = generate(load_weights(weights), [mark, *model.encode("Question: is it?")], Sampling(12, temperature=0), mark)
+    assert begun == load_tokenizer(weights / "tokenizer.json").decode([token.id for token in alone])
 
 
 QUESTIONS = [

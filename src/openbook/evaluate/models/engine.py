@@ -38,7 +38,7 @@ class Engine(TokenModel):
     def __init__(self, model: Transformer, tokenizer: Tokenizer, identity: str, batch: int = 16, stride: int | None = None) -> None:
         self.model, self.tokenizer, self.identity, self.batch, self.stride = model, tokenizer, identity, batch, stride
         self.window = model.config.context
-        self.beginning = tokenizer.end_of_document
+        self.beginning, self.prefix = tokenizer.begin_of_document, tokenizer.prefix
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)

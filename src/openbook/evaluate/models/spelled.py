@@ -24,7 +24,7 @@ class SpelledEndpoint(TokenModel):
         beginning = told.get("beginning", prefix[0] if isinstance(prefix, list) and len(prefix) == 1 else None)
         if not isinstance(prefix, list) or not isinstance(window, int) or not isinstance(beginning, int):
             raise InputError(f"{endpoint.root}/tokenize: does not tell tokens, max_model_len and how a document begins")
-        self._prefix, self.window, self.beginning = len(prefix), window, beginning
+        self.prefix, self.window, self.beginning = tuple(prefix), window, beginning
         self.identity = f"{endpoint.identity} by tokens"
 
     @property
@@ -34,7 +34,7 @@ class SpelledEndpoint(TokenModel):
     def encode(self, text: str) -> list[int]:
         told = self._endpoint.ask("POST", f"{self._endpoint.root}/tokenize", {"model": self._endpoint.model, "prompt": text})
         ids: list[int] = told["tokens"]
-        return ids[self._prefix :]
+        return ids[len(self.prefix) :]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return self._endpoint.all(self.encode, texts)

@@ -1,8 +1,9 @@
 """What models that we run ourselves have in common: how pairs of texts become rows of tokens.
 
-The rules are lm-eval's, so that scores agree with it: spaces at a context's end move to the continuation; the pair is encoded as one
-text and cut after as many tokens as the context alone has; a row that is too long loses its beginning, as in GPT-3 (Brown et al. 2020,
-section 2.4, conditions on as much as fits the window). A continuation that does not fit alone is scored as long texts are: in windows.
+The rules are lm-eval's, so that scores agree with it: a text begins with the tokens that the tokenizer puts before every text (Llama's and
+OPT's do); spaces at a context's end move to the continuation; the pair is encoded as one text and cut after as many tokens as the context
+alone has; a row that is too long loses its beginning, as in GPT-3 (Brown et al. 2020, section 2.4, conditions on as much as fits the
+window). A continuation that does not fit alone is scored as long texts are: in windows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Row:
 
 
 class TokenModel(ABC):
-    """A model of tokens. `window`: how many it can read. `beginning`: the id that stands before a document. `end`: after one.
+    """A model of tokens. `window`: how many it can read. `beginning`: the id that stands before a document. `prefix`: what the tokenizer
+    puts before every text.
 
     stride: by how many tokens the windows of a long text move; None for the whole window, as lm-eval does.
     """
@@ -34,6 +36,7 @@ class TokenModel(ABC):
     identity: str
     window: int
     beginning: int
+    prefix: tuple[int, ...] = ()
     stride: int | None = None
 
     @property
@@ -59,12 +62,12 @@ class TokenModel(ABC):
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         bare = [context.rstrip() for context, _ in pairs]
         contexts = list(dict.fromkeys(text for text in bare if text))
-        known = dict(zip(contexts, self.encode_all(contexts), strict=True)) | {"": [self.beginning]}
+        known = {text: [*self.prefix, *ids] for text, ids in zip(contexts, self.encode_all(contexts), strict=True)} | {"": [self.beginning]}
         wholes = self.encode_all([context + continuation for context, continuation in pairs])
         parts, scores = [], []
         for (context, continuation), text, whole in zip(pairs, bare, wholes, strict=True):
             before = known[text]
-            scored = whole[len(before) :] if text else whole
+            scored = whole[len(before) - len(self.prefix) :] if text else whole
             if not scored:
                 raise InputError(f"the continuation {continuation!r} of {context[-40:]!r} has no token to score; it should add some text")
             dropped = max(0, len(before) + min(len(scored), self.longest - 1) - self.longest)
@@ -102,7 +105,7 @@ class TokenModel(ABC):
             room = self.window - request.max_tokens
             if room < 1:
                 raise DoesNotFit(f"max_tokens = {request.max_tokens} leaves no room for a prompt in the model's window of {self.window}")
-            ids = encoded or [self.beginning]
+            ids = [*self.prefix, *encoded] or [self.beginning]
             prompts.append(ids[-room:])
             dropped.append(max(0, len(ids) - room))
         return [Written(text, cut) for text, cut in zip(self.write(prompts, requests), dropped, strict=True)]
