@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RECIPE ?= recipes/pocket.toml
 
-.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports bench-serve drill clean
+.PHONY: run test bench bench-train bench-corpus bench-evaluate bench-exports bench-serve clients drill drill-serve clean
 
 run: $(VENV)/installed
 	$(BIN)/openbook run $(RECIPE)
@@ -44,8 +44,23 @@ bench-exports: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exports.py onnx
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/end_to_end.py
 
+# Clients that share no environment with ours, or with each other, against a live server. Node's needs node and npm.
+CLIENTS := $(VENV)/clients
+clients: $(VENV)/installed-dev
+	for package in langchain=langchain-openai semantic_kernel=semantic-kernel agent_framework=agent-framework-openai; do \
+		folder=$(CLIENTS)/$${package%%=*}; \
+		test -d $$folder || $(PYTHON) -m venv $$folder || exit 1; \
+		$$folder/bin/python -m pip install --quiet $(PIP_FLAGS) "$${package#*=}" openai || exit 1; \
+	done
+	npm install --silent --prefix $(CLIENTS)/node openai
+	OPENBOOK_CLIENTS=$(CLIENTS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/serve/test_other_clients.py
+
 drill: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill.py
+
+# Every documented way to use a server, on tiny models of four families. OPENBOOK_DATA is the folder with the tokenizers; RUN is a run besides.
+drill-serve: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill_serve.py $(if $(RUN),--run $(RUN))
 
 # Debian splits venv's pip off into a package of its own; where that is missing, the system's pip fills the new environment.
 $(BIN)/python:

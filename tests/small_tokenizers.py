@@ -21,6 +21,15 @@ def byte_level(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END, "bos_token": {"content": END}}))
 
 
+def as_pair(folder: Path) -> None:
+    """The byte-level tokenizer of a folder in OpenAI's two files instead, which do not say which token ends a document."""
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "encoder.json").write_text(json.dumps(model["vocab"]))
+    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in model["merges"]))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
 def pieces(folder: Path) -> None:
     """A tokenizer.json as Llama 2's is, which sentencepiece's was made into."""
     special = ["<unk>", "<s>", "</s>"]

@@ -16,7 +16,9 @@ Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the evalua
 
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN|FOLDER|URL", help="A run; with tasks also a Hugging Face folder or an endpoint.")],
-    suite: Annotated[str | None, typer.Option(help="gpt3, quick, or one task's name; without tasks, held-out text is scored.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="all, code, gpt3, hidden, quick, style, translation, or a task's name; else held-out text is scored.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="A task's name or its .toml file; any number of times.")] = None,
     text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score text files instead, each as one document.")] = None,
     shots: Annotated[int | None, typer.Option(min=0, metavar="K", help="Demonstrations; each task's own number by default.")] = None,
@@ -92,7 +94,8 @@ def data(
     download: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Download a task's set from the Hugging Face hub.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the evaluation sets: which are there, which are absent, and where they come from."""
+    """List the sets of evaluation and audit: which are there, which are absent, and where they come from."""
+    from openbook.evaluate.bias.audit import sources as audited
     from openbook.evaluate.data import data_folder
     from openbook.evaluate.fetching import download as fetch
     from openbook.evaluate.suite import sources
@@ -101,16 +104,28 @@ def data(
     where = data_folder(folder)
     for name in download or []:
         fetch(task_named(name), where)
-    found = sources(where)
-    lines = [f"{'absent' if source['absent'] else 'there':7} {source['task']:26} {_wherefrom(source)}" for source in found]
-    missing = sum(bool(source["absent"]) for source in found)
-    show({"folder": str(where), "tasks": found}, "\n".join([*lines, f"{where}: {missing} of {len(found)} tasks lack data"]), as_json)
+    tasks, measures = sources(where), audited(where)
+    lines = [f"{'absent' if source['absent'] else 'there':7} {source['task']:26} {_wherefrom(source)}" for source in tasks]
+    lines += [
+        f"{'absent' if source['absent'] else 'there':7} {'audit: ' + source['measure']:26} {_audit_from(source)}" for source in measures
+    ]
+    missing, without = (sum(bool(source["absent"]) for source in found) for found in (tasks, measures))
+    lines += [f"{where}: {missing} of {len(tasks)} tasks and {without} of {len(measures)} measures lack data"]
+    show({"folder": str(where), "tasks": tasks, "measures": measures}, "\n".join(lines), as_json)
 
 
 def _wherefrom(source: dict[str, Any]) -> str:
     if not source["absent"]:
-        return ", ".join(source["files"])
+        return ", ".join(source["files"]) or "made from a seed, needs no file"
     ways = [f"from {source['origin']} to {', '.join(source['absent'])}"]
     ways += [f"or --download {source['task']} (hub: {source['hub']})"] if source["hub"] else []
     ways += ["or evaluate --generated"] if source["generator"] else []
     return "; ".join(ways)
+
+
+def _audit_from(source: dict[str, Any]) -> str:
+    if not source["absent"]:
+        return ", ".join(source["files"])
+    there = len(source["files"])
+    partly = f"; goes on with the {there} that are there" if there and source["needed"] == "some" else ""
+    return f"from {source['origin']} to {', '.join(source['absent'])}{partly}"

@@ -11,7 +11,9 @@ from openbook.arguments import Json, show
 
 
 def import_command(
-    place: Annotated[str, typer.Argument(metavar="PATH|HUB-ID", help="A Hugging Face folder, a nanoGPT ckpt.pt, or a name on the hub.")],
+    place: Annotated[
+        str, typer.Argument(metavar="PATH|HUB-ID", help="A Hugging Face folder, a checkpoint of GPT-2 or nanoGPT, or a name on the hub.")
+    ],
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/NAME by default.")] = None,
     allow_extra: Annotated[bool, typer.Option("--allow-extra", help="Leave out tensors that the architecture does not have.")] = False,

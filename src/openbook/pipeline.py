@@ -54,10 +54,6 @@ def up_to(until: str | None) -> list[str]:
 def watched(run: Run) -> None:
     """Hands the evaluate stage's tasks to a training that wants them. Raises InputError for ones that cannot be asked."""
     if run.recipe.evaluate.tasks and run.watch is None:
-        if run.recipe.train.shards > 1:
-            raise InputError(
-                "evaluate.tasks: a model in parts (train.shards) is not evaluated while it is trained; leave one of the two out"
-            )
         from openbook.evaluate.watch import watcher
 
         run.watch = watcher(run)

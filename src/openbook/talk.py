@@ -18,20 +18,35 @@ from openbook.errors import InputError, OpenbookError
 
 PATIENCE = 600
 """Seconds without a byte after which a server is given up."""
-COMMANDS = "/reset forgets the conversation, /system TEXT begins a new one under another system message, /exit ends"
+COMMANDS = (
+    "/reset forgets the conversation, /system TEXT begins a new one under another system message, "
+    "/set NAME VALUE changes a setting, /exit ends"
+)
+SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
+"""What /set changes: the numbers of a request, under the API's names."""
 
-Ask = Callable[[dict[str, Any], Callable[[str], None]], None]
+
+@dataclass(frozen=True)
+class Piece:
+    """Of an answer; the last one may have its usage, {"prompt_tokens": …, "completion_tokens": …}."""
+
+    text: str
+    usage: dict[str, int] | None = None
+
+
+Ask = Callable[[dict[str, Any], Callable[[Piece], None]], None]
 """Sends the body of a chat request and hands on each piece of the answer. Raises OpenbookError; Ctrl-C stops the work at the other end."""
 
 
 @dataclass
 class Talk:
-    """A conversation. `system` is its system message, if any; `sampling` goes into each request."""
+    """A conversation. `system` is its system message, if any; `sampling` goes into each request; `usage` is that of the last answer."""
 
     ask: Ask
     system: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, str]] = field(default_factory=list)
+    usage: dict[str, int] | None = None
 
     def say(self, text: str, show: Callable[[str], None]) -> bool:
         """Adds a message and its answer; an answer that Ctrl-C cuts short counts as far as it went. False if it was cut.
@@ -41,14 +56,17 @@ class Talk:
         asked = [*self.messages, {"role": "user", "content": text}]
         head = [{"role": "system", "content": self.system}] if self.system else []
         pieces: list[str] = []
+        self.usage = None
 
-        def take(piece: str) -> None:
-            pieces.append(piece)
-            show(piece)
+        def take(piece: Piece) -> None:
+            self.usage = piece.usage or self.usage
+            if piece.text:
+                pieces.append(piece.text)
+                show(piece.text)
 
         whole = True
         try:
-            self.ask({**self.sampling, "messages": head + asked, "stream": True}, take)
+            self.ask({**self.sampling, "messages": head + asked, "stream": True, "stream_options": {"include_usage": True}}, take)
         except KeyboardInterrupt:
             whole = False
         self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
@@ -59,12 +77,27 @@ class Talk:
         word, _, rest = line.strip().partition(" ")
         if not re.fullmatch(r"/[a-z]+", word):
             return None
+        if word == "/set":
+            return self._set(*rest.partition(" ")[::2])
         if word not in ("/reset", "/system"):
             raise InputError(f"{word}: is no command; {COMMANDS}")
         self.messages = []
         if word == "/system":
             self.system = rest.strip() or None
         return "a new conversation" + (f" under: {self.system}" if self.system else "")
+
+    def _set(self, name: str, value: str) -> str:
+        """Whether the value will do, the server knows."""
+        if name not in SETTINGS:
+            raise InputError(f"/set {name}: is no setting; there are {', '.join(SETTINGS)}")
+        try:
+            number = float(value) if value.strip() else None
+        except ValueError:
+            raise InputError(f"/set {name} {value}: should be a number, or nothing for the server's own") from None
+        self.sampling.pop(name, None)
+        if number is not None:
+            self.sampling[name] = int(number) if number.is_integer() else number
+        return " ".join(f"{key}={given}" for key, given in self.sampling.items() if key in SETTINGS)
 
 
 def over_http(url: str, model: str | None, key: str | None) -> tuple[Ask, str]:
@@ -88,7 +121,7 @@ def over_http(url: str, model: str | None, key: str | None) -> tuple[Ask, str]:
                 raise InputError(f"{base}/models: is no list of models; give the address of an OpenAI-compatible server") from None
     named = {"model": model}
 
-    def ask(body: dict[str, Any], take: Callable[[str], None]) -> None:
+    def ask(body: dict[str, Any], take: Callable[[Piece], None]) -> None:
         with get("/chat/completions", json.dumps(body | named).encode()) as answer, _told(base):
             for piece in pieces_of(answer):
                 take(piece)
@@ -126,8 +159,8 @@ def _message(body: bytes) -> str:
         return ""
 
 
-def pieces_of(lines: Iterable[bytes]) -> Iterator[str]:
-    """The text in the lines of a chat's stream of events. Raises OpenbookError for an error among them, or if its end does not come."""
+def pieces_of(lines: Iterable[bytes]) -> Iterator[Piece]:
+    """What is in the lines of a chat's stream of events. Raises OpenbookError for an error among them, or if its end does not come."""
     for line in lines:
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data:
@@ -136,7 +169,8 @@ def pieces_of(lines: Iterable[bytes]) -> Iterator[str]:
             return
         if message := _message(data):
             raise OpenbookError(message)
-        for choice in json.loads(data).get("choices", [])[:1]:
-            if text := choice["delta"].get("content"):
-                yield text
+        event = json.loads(data)
+        text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", [])[:1])
+        if text or event.get("usage"):
+            yield Piece(text, event.get("usage"))
     raise OpenbookError("the connection ended before the answer did")

@@ -10,6 +10,19 @@ from openbook.corpus.sources import read
 from openbook.recipe_corpus import FilesComponent
 
 LIMIT = 100_000
+BESIDE = """
+[tokenizer]
+vocab_size = 300
+[model]
+layers = 1
+width = 32
+head_width = 16
+context = 32
+[train]
+steps = 1
+microbatch_rows = 2
+"""
+"""The other tables of a recipe whose corpus is tested."""
 
 
 def texts(path: Path, limit: int = LIMIT, **settings: Any) -> list[RawText]:

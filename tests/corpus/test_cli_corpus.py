@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from reading import BESIDE
 
 from openbook import cli
 from openbook.corpus.compare import recipe_differences
@@ -45,16 +46,6 @@ min_bytes = 40
 step = "pii"
 [[corpus.steps]]
 step = "minhash"
-[tokenizer]
-vocab_size = 300
-[model]
-layers = 1
-width = 32
-head_width = 16
-context = 32
-[train]
-steps = 1
-microbatch_rows = 2
 """
 Command = Callable[..., tuple[int, str, str]]
 
@@ -85,7 +76,7 @@ def write(folder: Path) -> Path:
         "".join(json.dumps({"text": text, "meta": {"title": f"t{n}"}}) + "\n" for n, text in enumerate(texts))
     )
     recipe = folder / "looked-at.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE + BESIDE)
     return recipe
 
 
@@ -179,7 +170,7 @@ def test_diff_says_what_differs_and_why(built: Path, corpus: Command) -> None:
     other = built.parent / "other"
     settings = built.parent / "other.toml"
     settings.write_text(
-        RECIPE.replace("min_bytes = 40", "min_bytes = 5").replace("share = 0.5", "share = 0.05").replace('"^DRAFT"', '"^Note 2:"')
+        RECIPE.replace("min_bytes = 40", "min_bytes = 5").replace("share = 0.5", "share = 0.05").replace('"^DRAFT"', '"^Note 2:"') + BESIDE
     )
     assert corpus("build", settings, "--out", other)[0] == 0
     told = json.loads(corpus("diff", built, other, "--json")[1])
@@ -201,7 +192,7 @@ def test_diff_says_what_differs_and_why(built: Path, corpus: Command) -> None:
 def test_diff_tells_of_a_step_or_a_component_that_only_one_has(tmp_path: Path) -> None:
     one, _ = load_recipe(write(tmp_path))
     (tmp_path / "less.toml").write_text(
-        RECIPE.replace('[[corpus.steps]]\nstep = "pii"\n', "").replace("components.notes", "components.texts")
+        RECIPE.replace('[[corpus.steps]]\nstep = "pii"\n', "").replace("components.notes", "components.texts") + BESIDE
     )
     other, _ = load_recipe(tmp_path / "less.toml")
     told = ["corpus.components.notes: in a only", "corpus.components.texts: in b only", "corpus.steps.pii: in a only"]

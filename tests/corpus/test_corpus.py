@@ -12,6 +12,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import BESIDE
 
 from openbook.corpus.sources.machine import SELECTIONS
 from openbook.corpus.sources.roff import to_text
@@ -29,15 +30,7 @@ def build(tmp_path: Path, components: str, *overrides: str) -> Run:
         [corpus]
         holdout = 0.3
         {components}
-        [tokenizer]
-        vocab_size = 300
-        [model]
-        layers = 1
-        width = 64
-        context = 16
-        [train]
-        steps = 1
-        microbatch_rows = 1
+        {BESIDE}
     """
     path = tmp_path / "c.toml"
     path.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from reading import BESIDE
 from typer.testing import CliRunner
 
 from openbook.cli_corpus import corpus as command
@@ -52,16 +53,6 @@ step = "pii"
 [[corpus.steps]]
 step = "profanity"
 max_share = 0.0
-[tokenizer]
-vocab_size = 300
-[model]
-layers = 1
-width = 32
-head_width = 16
-context = 32
-[train]
-steps = 1
-microbatch_rows = 2
 """
 PROSE = ["river", "town", "lantern", "morning", "walked", "seven", "bridge", "market", "stone", "letter"]
 
@@ -185,7 +176,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, dict[s
             " ".join(words + rude) + (f" in 1984, x{number}@example.com" if number % 2 else "")
         )
     recipe = folder / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE + BESIDE)
     return recipe, *audited(recipe, folder / "run")
 
 
@@ -236,7 +227,7 @@ def test_nothing_is_looked_at_again_and_the_corpus_does_not_depend_on_it(planted
     key = run.key(STAGE)
     assert audited(recipe, run.path)[1] == audit
     assert {path.name: path.stat().st_mtime_ns for path in (run.path / "audit.work").iterdir()} == before
-    recipe.write_text(RECIPE.replace("[tokenizer]", "[corpus.audit]\nwindow = 5\n[tokenizer]"))
+    recipe.write_text(RECIPE + "[corpus.audit]\nwindow = 5\n" + BESIDE)
     other = open_run(run.path, load_recipe(recipe, [])[0], recipe)
     assert other.key(STAGE) == key and other.is_current(STAGE) and not other.is_current(AUDIT)
 
@@ -247,8 +238,8 @@ def test_a_corpus_that_names_nobody_says_so(tmp_path: Path) -> None:
         (tmp_path / "notes" / f"{number}.txt").write_text(" ".join(random.Random(number).choices(PROSE, k=40)))
     (tmp_path / "terms.toml").write_text(TERMS)
     recipe = tmp_path / "recipe.toml"
-    steps = RECIPE[RECIPE.index("[[corpus.steps]]") : RECIPE.index("[tokenizer]")]
-    recipe.write_text(RECIPE.replace(steps, '[corpus.audit]\nterms = "terms.toml"\ncatalogues = "nowhere"\n'))
+    without_steps = RECIPE[: RECIPE.index("[[corpus.steps]]")]
+    recipe.write_text(without_steps + '[corpus.audit]\nterms = "terms.toml"\ncatalogues = "nowhere"\n' + BESIDE)
     run, audit = audited(recipe, tmp_path / "run")
     assert audit["disparity"] == [] and audit["all"]["states"][0]["groups"] == {} and audit["all"]["associations"]["0"] == {}
     assert "names any of them" in lines(audit)[-1]

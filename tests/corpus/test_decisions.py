@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import BESIDE
 
 from openbook.corpus.decisions import Swap
 from openbook.documents import read_documents
@@ -31,16 +32,6 @@ source = "files"
 path = "talk.jsonl"
 weight = 1.0
 exclude = ["talk.jsonl:7"]
-[tokenizer]
-vocab_size = 300
-[model]
-layers = 1
-width = 32
-head_width = 16
-context = 32
-[train]
-steps = 1
-microbatch_rows = 2
 """
 TOLD = 'why = "a reason"\nevidence = "a place"\n'
 DECISIONS = f"""
@@ -111,7 +102,7 @@ def write(folder: Path, decisions: str = DECISIONS) -> Path:
     for name, rows in (("laws", laws), ("talk", talk)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = folder / "decided.toml"
-    recipe.write_text(HEAD + decisions)
+    recipe.write_text(HEAD + decisions + BESIDE)
     return recipe
 
 

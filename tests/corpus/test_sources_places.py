@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import BESIDE
 
 from openbook.corpus.raw import RawText
 from openbook.corpus.sources import facts, licences, read, web
@@ -350,7 +351,7 @@ def test_the_recipe_of_the_pile_says_what_was_published() -> None:
 def test_what_is_not_available_is_told_and_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
-    (tmp_path / "r.toml").write_text("""
+    (tmp_path / "r.toml").write_text(f"""
         name = "r"
         [corpus]
         holdout = 0.3
@@ -364,15 +365,7 @@ def test_what_is_not_available_is_told_and_not_read(tmp_path: Path, capsys: pyte
         weight = 1.0
         available = false
         unavailable = "it was withdrawn"
-        [tokenizer]
-        vocab_size = 300
-        [model]
-        layers = 1
-        width = 64
-        context = 16
-        [train]
-        steps = 1
-        microbatch_rows = 1
+        {BESIDE}
     """)
     recipe, _ = load_recipe(tmp_path / "r.toml")
     assert facts(recipe.corpus.components["gone"], tmp_path, "w") == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from reading import BESIDE
 
 from openbook.corpus import STAGE
 from openbook.corpus.steps import shards as shard_files
@@ -48,16 +49,6 @@ step = "profanity"
 word_list = "words.txt"
 [[corpus.steps]]
 step = "pii"
-[tokenizer]
-vocab_size = 300
-[model]
-layers = 1
-width = 32
-head_width = 16
-context = 32
-[train]
-steps = 1
-microbatch_rows = 2
 """
 PROSE = ["the", "be", "to", "of", "and", "river", "town", "people", "lantern", "morning", "walked", "seven", "bridge", "market"]
 
@@ -73,7 +64,7 @@ def write(folder: Path, texts: int = 60) -> Path:
     (folder / "words.txt").write_text("blast\n")
     (folder / "notes" / "rude.txt").write_text("blast the river and " * 21)
     recipe = folder / "steps.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE + BESIDE)
     return recipe
 
 
@@ -123,10 +114,10 @@ def test_another_threshold_annotates_nothing_again(tmp_path: Path) -> None:
     recipe = write(tmp_path)
     first = build(recipe, tmp_path / "run")
     before = {path.name: path.stat().st_ino for path in (first.path / "corpus.work").iterdir()}
-    recipe.write_text(RECIPE.replace("min_words = 20", "min_words = 90").replace("min_bytes = 100", "min_bytes = 120"))
+    recipe.write_text(RECIPE.replace("min_words = 20", "min_words = 90").replace("min_bytes = 100", "min_bytes = 120") + BESIDE)
     with pytest.raises(InputError, match=r"number 4 \(gopher-quality\) leaves nothing of component 'notes': .*short"):
         build(recipe, tmp_path / "run")
-    recipe.write_text(RECIPE.replace("min_words = 20", "min_words = 81"))
+    recipe.write_text(RECIPE.replace("min_words = 20", "min_words = 81") + BESIDE)
     assert digest(build(recipe, tmp_path / "run")) == digest(first)
     assert {path.name: path.stat().st_ino for path in (first.path / "corpus.work").iterdir()} == before
 
@@ -158,6 +149,6 @@ def test_a_step_without_its_keys_is_one_line(tmp_path: Path) -> None:
         ("[[corpus.steps]]\nmin_words = 3\n", "needs a key 'step'"),
         ('[[corpus.steps]]\nstep = "minhash"\ntreshold = 0.5\n', "did you mean 'threshold'"),
     ):
-        recipe.write_text(RECIPE + broken)
+        recipe.write_text(RECIPE + broken + BESIDE)
         with pytest.raises(InputError, match=message):
             load_recipe(recipe)

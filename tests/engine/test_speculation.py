@@ -25,6 +25,7 @@ class Guess:
 def test_prompt_lookup_proposes_what_came_after_the_last_such_place() -> None:
     lookup = PromptLookup()
     assert lookup.propose([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 1, 2, 3], 2) == [6, 7]
+    assert PromptLookup(most=1).propose([1, 2, 3, 4, 5, 1, 2, 3], 2) == [4]
     assert lookup.propose([9, 2, 3, 8, 1, 2, 3], 4) == [8, 1, 2, 3], "two tokens are enough"
     assert lookup.propose([1, 2, 3], 4) == lookup.propose([1], 4) == lookup.propose([], 4) == []
 

@@ -24,7 +24,7 @@ from openbook.evaluate.bias.stereoset import LABELS, rows
 from openbook.evaluate.journal import UNIT
 from openbook.evaluate.models import Request, Score, Written
 from openbook.evaluate.models.endpoint import Endpoint
-from openbook.evaluate.models.opening import open_engine
+from openbook.evaluate.models.opening import open_engine, open_model
 from openbook.run import Run
 from serve.serving import running
 from shared_data import DATA, needs_data
@@ -274,6 +274,7 @@ def test_every_measure_runs_on_a_model_and_over_an_endpoint(tmp_path: Path) -> N
     some = ["crows_pairs", "winobias", "occupations", "religion_words"]
     with running(folder) as served:
         over, left_out = audit_all(Endpoint(f"{served.url}/v1"), measures(some), options, DATA, tmp_path / "over")
+        by_tokens, _ = audit_all(open_model(f"{served.url}/v1"), measures(some), options, DATA, tmp_path / "tokens")
     assert not left_out
     alone = {result["measure"]: result for result in inside}
     for result in over:
@@ -289,6 +290,11 @@ def test_every_measure_runs_on_a_model_and_over_an_endpoint(tmp_path: Path) -> N
     crows = over[0]
     assert crows["left_out"] == 6 - len(crows["items"])
     assert "first token" in crows["note"]
+    for result in by_tokens:  # nothing is different here
+        assert (result["note"], result["left_out"]) == ("", 0)
+        for record, mine in zip(result["items"], alone[result["measure"]]["items"], strict=True):
+            assert (record.get("written"), record.get("pairs")) == (mine.get("written"), mine.get("pairs"))
+            assert record.get("logprobs", []) == pytest.approx(mine.get("logprobs", []), abs=1e-4)
 
 
 def test_the_command_on_a_run(finished: Run, tmp_path: Path) -> None:

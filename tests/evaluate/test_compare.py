@@ -65,7 +65,9 @@ def test_commands_over_two_models(tmp_path: Path) -> None:
         ("hidden_code", "accuracy", 6),
         ("two_digit_addition", "exact", 6),
     }
-    assert "p (McNemar)" in call("compare", tmp_path / "qwen3", tmp_path / "gpt2").splitlines()[0]
+    first, head = call("compare", tmp_path / "qwen3", tmp_path / "gpt2").splitlines()[:2]
+    assert first == f"A = {tmp_path / 'qwen3'}, B = {tmp_path / 'gpt2'}"
+    assert "p (McNemar)" in head
     call("evaluate", tmp_path / "gpt2", "--task", "hidden_code", "--limit", 6, "--shots", 2)
     shown = call("compare", tmp_path / "qwen3", tmp_path / "gpt2")
     assert "left out  hidden_code" in shown

@@ -6,18 +6,21 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toymodels import make_folder
+from toymodels import TEXT, make_folder
 
 from openbook.errors import InputError, OpenbookError
+from openbook.evaluate.journal import UNIT
 from openbook.evaluate.models.endpoint import TRIES, Endpoint
-from openbook.evaluate.models.interface import CannotScore
-from openbook.evaluate.models.opening import open_engine
+from openbook.evaluate.models.interface import CannotScore, DoesNotFit
+from openbook.evaluate.models.opening import open_engine, open_model
 from openbook.evaluate.runner import Settings, evaluate
+from openbook.evaluate.suite import evaluate_all
 from openbook.evaluate.task import Task, task_named
 from serve.serving import running
 
@@ -36,15 +39,35 @@ def _task(folder: Path, kind: str) -> Task:
 
 def test_our_server_gives_the_scores_of_the_model_in_process(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "weights", "qwen3")
+    here = open_engine(folder, "here")
     with running(folder) as served:
-        for task in (_task(tmp_path, "choice"), _task(tmp_path, "completion"), SUM):
-            settings = Settings(limit=6, shots=1, generated=task is SUM)
-            over = evaluate(Endpoint(f"{served.url}/v1"), task, settings, tmp_path, tmp_path / "over")
-            inside = evaluate(open_engine(folder, "here"), task, settings, tmp_path, tmp_path / "inside")
-            for one, other in zip(over["items"], inside["items"], strict=True):
-                assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
-                same = ("tokens", "scores", "prediction", "written", "greedy")
-                assert [one.get(key) for key in same] == [other.get(key) for key in same]
+        by_texts, by_tokens = Endpoint(f"{served.url}/v1"), open_model(f"{served.url}/v1")
+        for name, model in (("texts", by_texts), ("tokens", by_tokens)):
+            for task in (_task(tmp_path, "choice"), _task(tmp_path, "completion"), SUM):
+                _alike(model, here, task, Settings(limit=6, shots=1, generated=task is SUM), tmp_path, name)
+        beyond = {"generated": True, "shots": 40, "limit": 3}  # more than the window holds
+        result = _alike(by_tokens, here, SUM, Settings(**beyond), tmp_path, "beyond", scores=False)
+        assert result["truncated"]["prompts"] == 3
+        with pytest.raises(DoesNotFit, match=r"refused with status 400.*context_length_exceeded.*; fewer --shots are shorter"):
+            evaluate(by_texts, SUM, Settings(**beyond), tmp_path, tmp_path / "refused")
+        found, wanted = by_tokens.loglikelihood_rolling([TEXT[:150]]), here.loglikelihood_rolling([TEXT[:150]])
+        assert found[0].logprob == pytest.approx(wanted[0].logprob, abs=1e-4)
+        assert replace(found[0], logprob=0.0) == replace(wanted[0], logprob=0.0)
+        begun = [("", " the man"), ("", "true")]
+        near = [pytest.approx(score.logprob, abs=1e-4) for score in here.loglikelihood(begun)]
+        assert [score.logprob for score in by_tokens.loglikelihood(begun)] == near
+
+
+def _alike(over: Any, here: Any, task: Task, settings: Settings, data: Path, name: str, scores: bool = True) -> dict[str, Any]:
+    """The result over the wire, which is that of the model in process; scores: whether nothing that is scored was cut."""
+    wire = evaluate(over, task, settings, data, data / name)
+    inside = evaluate(here, task, settings, data, data / "inside")
+    for one, other in zip(wire["items"], inside["items"], strict=True):
+        if scores:
+            assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
+        same = ("tokens", "scores", "prediction", "written", "greedy")
+        assert [one.get(key) for key in same] == [other.get(key) for key in same]
+    return wire
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -111,3 +134,16 @@ def test_failures_are_tried_again_and_finished_items_are_kept(tmp_path: Path) ->
         server.failures.append(401)
         with pytest.raises(InputError, match="refused with status 401"):
             _endpoint(server, waits).loglikelihood([("a", " b")])
+
+
+def test_a_suite_over_an_endpoint_that_fails_halfway_goes_on(tmp_path: Path) -> None:
+    tasks, settings = [task_named("two_digit_subtraction"), SUM], Settings(limit=2 * UNIT, **MADE)
+    with _serving({"text": " 1", "logprobs": None}, []) as server:
+        server.failures += [502] * TRIES + [200] * (1 + 3 * UNIT + 5)  # taken from the end: whether it can score, then texts
+        with pytest.raises(OpenbookError, match=f"status 502, {TRIES} times; what is finished is kept: the same command goes on"):
+            evaluate_all(_endpoint(server, []), tasks, settings, tmp_path, tmp_path)
+        server.failures.clear()
+        asked = len(server.asked)
+        results, _ = evaluate_all(_endpoint(server, []), tasks, settings, tmp_path, tmp_path)
+        assert [result["count"] for result in results] == [2 * UNIT] * 2
+        assert len(server.asked) - asked == 1 + UNIT  # the unit that failed, and whether it can score; nothing that was finished

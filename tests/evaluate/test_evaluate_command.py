@@ -53,8 +53,12 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
 def test_data_lists_what_is_absent_and_where_it_comes_from(tmp_path: Path) -> None:
     shown = call("data", "--folder", tmp_path)
     lacking = sum(bool(task_named(name).data.file) for name in builtin())
-    assert f"{lacking} of {len(builtin())} tasks lack data" in shown
-    told = {entry["task"]: entry for entry in json.loads(call("data", "--folder", tmp_path, "--json"))["tasks"]}
+    listed = json.loads(call("data", "--folder", tmp_path, "--json"))
+    measures, told = ({entry[kind]: entry for entry in listed[f"{kind}s"]} for kind in ("measure", "task"))
+    assert f"{lacking} of {len(builtin())} tasks and {len(measures)} of {len(measures)} measures lack data" in shown
+    crows = "bias/crows_pairs_anonymized.csv"
+    assert measures["crows_pairs"]["absent"] == [str(tmp_path / crows)]
+    assert f"from https://github.com/nyu-mll/crows-pairs (data/crows_pairs_anonymized.csv) to {tmp_path / crows}" in shown
     assert told["piqa"]["absent"] == [str(tmp_path / "eval/piqa_valid.jsonl"), str(tmp_path / "eval/piqa_valid-labels.lst")]
     assert all(entry["origin"] or entry["generator"] for entry in told.values())
 

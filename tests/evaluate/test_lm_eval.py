@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
-from toymodels import FAMILIES, make_folder
+from toymodels import FAMILIES, WINDOW, make_folder
 
 from openbook.errors import InputError
 from openbook.evaluate.data import data_folder, examples_of, items_of
-from openbook.evaluate.models import LanguageModel, open_model
+from openbook.evaluate.models import LanguageModel, Request, open_model
+from openbook.evaluate.models.tokens import TokenModel
 from openbook.evaluate.questions import Question, Questions
 from openbook.evaluate.runner import Settings, answer, evaluate
 from openbook.evaluate.suite import absent
 from openbook.evaluate.task import Task, builtin, task_named
+from openbook.model.exchange import load_weights
+from openbook.model.generate import Sampling, generate
+from openbook.model.tokenizer import load_tokenizer
+from serve.serving import running
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; pip install 'openbook[dev]'")
 
@@ -163,6 +168,30 @@ def _agree(task: Task, record: dict[str, Any], sample: dict[str, Any]) -> None:
         assert record["greedy"] == answers[0][1]
 
 
+def test_a_tokenizer_that_begins_every_text_with_a_token_does_so_here(tmp_path: Path) -> None:
+    """As Llama's and OPT's do. `<|endoftext|>` is that token."""
+    from lm_eval.api.instance import Instance
+
+    weights = make_folder(tmp_path / "model", "qwen3")
+    tokenizer = json.loads((weights / "tokenizer.json").read_text())
+    mark = next(token["id"] for token in tokenizer["added_tokens"])
+    single = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    named = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [mark], "tokens": ["<|endoftext|>"]}}
+    template = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": named}
+    (weights / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": template}))
+    pairs = [("Question: is it?\nAnswer:", " yes"), ("a ", "dog"), ("", "the man"), ("no " * 200, "dog")]
+    theirs = [
+        float(logprob)
+        for logprob, _ in peer(weights).loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True)
+    ]
+    model = open_model(str(weights))
+    assert isinstance(model, TokenModel) and model.prefix == (mark,)
+    assert [score.logprob for score in model.loglikelihood(pairs)] == pytest.approx(theirs, abs=NEAR)
+    begun = model.generate_until([Request("Question: is it?", (), 12)])[0].text
+    alone = generate(load_weights(weights), [mark, *model.encode("Question: is it?")], Sampling(12, temperature=0), mark)
+    assert begun == load_tokenizer(weights / "tokenizer.json").decode([token.id for token in alone])
+
+
 QUESTIONS = [
     {"goal": f"to see number {n}", "sol1": f"look at {n} — twice", "sol2": "walk " * (n % 3 + 1), "label": n % 2, "word": f"it is {n}"}
     for n in range(8)
@@ -227,6 +256,31 @@ def test_lm_eval_s_task_files_run_here_and_our_model_runs_there(weights: Path, t
                 assert figure["value"] == pytest.approx(by_them[f"file_{name}"][f"{other},none"], rel=NEAR), (name, key)
 
 
+@pytest.mark.parametrize("by_ids", [True, False], ids=["token ids", "texts"])
+def test_lm_eval_asks_our_server_for_the_same_scores(by_ids: bool, tmp_path: Path) -> None:
+    """Its `local-completions`: echo with log-probabilities; characters of several bytes."""
+    pytest.importorskip("tenacity", reason="lm-eval asks servers with tenacity; pip install 'openbook[dev]'")
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from openbook.evaluate.harness import Harness
+
+    folder = make_folder(tmp_path / "weights", "qwen3")
+    rows = [{**row, "goal": f"naïve — {row['goal']} 聚合", "sol1": f"— é{row['sol1']}", "sol2": "聚 naïve"} for row in QUESTIONS]
+    metrics = CHOICE["metric_list"][: None if by_ids else 3]  # a text cannot say the token that stands before an empty context
+    _write(tmp_path, "served", {**CHOICE, "metric_list": metrics}, rows)
+    _write(tmp_path, "served_last", {**FILES["last"], "doc_to_target": " {{sol1}}"}, rows)
+    with running(folder) as served:
+        asking = {"base_url": f"{served.url}/v1/completions", "model": "tiny", "tokenizer": str(folder), "max_length": WINDOW}
+        asked = LocalCompletionsAPI(**asking, tokenizer_backend="huggingface", tokenized_requests=by_ids, num_concurrent=1, max_retries=1)
+        over = harness(asked, tmp_path, ["served", "served_last"])["samples"]
+    inside = harness(Harness(open_model(str(folder))), tmp_path, ["served", "served_last"])["samples"]
+    for name in over:
+        for one, other in zip(over[name], inside[name], strict=True):
+            found, wanted = ([answer[0] for answer in sample["resps"]] for sample in (one, other))
+            assert [float(logprob) for logprob, _ in found] == pytest.approx([float(logprob) for logprob, _ in wanted], abs=NEAR)
+            assert [bool(greedy) for _, greedy in found] == [greedy for _, greedy in wanted]
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 def test_any_batch_size_gives_the_same_scores(foreign: bool, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "weights", "qwen3")
@@ -239,6 +293,21 @@ def test_any_batch_size_gives_the_same_scores(foreign: bool, tmp_path: Path) -> 
     assert [score.dropped > 0 for score in found[0]] == [False] * 8 + [True] * 4 + [False] * 4
     with pytest.raises(InputError, match="has no token to score"):
         open_model(str(folder), foreign=foreign).loglikelihood([("it has", "")])
+
+
+def test_any_batch_size_writes_the_same_texts(tmp_path: Path) -> None:
+    """Also drawn ones, to the last character, whatever is beside them; alone they are what the library draws."""
+    folder = make_folder(tmp_path / "weights", "qwen3")
+    prompts = ["Question: What is this?\nAnswer:", "", "it has " * 200, "Question: What is that?\nAnswer:"]
+    asked = [Request(prompt, ("at",), 24, heat, 0.95, seed) for seed, prompt in enumerate(prompts) for heat in (0.0, 1.5)]
+    found = [open_model(str(folder), batch=batch).generate_until(asked) for batch in (1, 3, 16)]
+    assert found[1:] == found[:1] * 2 and len({written.text for written in found[0]}) > 4
+    tokenizer, model = load_tokenizer(folder / "tokenizer.json"), load_weights(folder)
+    for request, written in zip(asked, found[0], strict=True):
+        ids = tokenizer.encode(request.prompt)[-(WINDOW - 24) :] or [tokenizer.end_of_document]
+        drawn = generate(model, ids, Sampling(24, request.temperature, 0.95, request.seed), tokenizer.end_of_document)
+        whole = b"".join(tokenizer.token_bytes(token.id) for token in drawn).decode(errors="replace")
+        assert written.text == whole.partition("at")[0]
 
 
 def test_transformers_gives_what_our_engine_gives(weights: Path, tmp_path: Path) -> None:

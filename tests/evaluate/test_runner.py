@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from toymodels import Uniform, make_folder
 
 from openbook.errors import InputError, OpenbookError
-from openbook.evaluate.generated import COUNT
 from openbook.evaluate.journal import UNIT
-from openbook.evaluate.models import Score, open_model
+from openbook.evaluate.models import LanguageModel, Request, Score, Written, open_model
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.suite import evaluate_all, table
-from openbook.evaluate.task import Task, load_task, task_named
+from openbook.evaluate.task import Task, task_named
 from openbook.files import sha256_file
 
 TASK = task_named("two_digit_addition")
@@ -80,23 +79,61 @@ target = "{{ completion }}"
 """
 
 
-def test_a_killed_process_goes_on(tmp_path: Path) -> None:
-    folder, out = make_folder(tmp_path / "weights", "qwen3"), tmp_path / "out"
+DYING = """
+import os, signal, sys
+from openbook.evaluate.models.tokens import TokenModel
+
+left, score = int(sys.argv.pop(1)), TokenModel.loglikelihood
+
+def loglikelihood(self, pairs):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(self, pairs)
+
+TokenModel.loglikelihood = loglikelihood
+from openbook.cli import main
+main()
+"""
+"""The command line, killed when it asks for one unit of questions too many."""
+
+
+class Watched:
+    """A model that remembers how many questions it was asked."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.identity, self.scored, self.written = model, model.identity, 0, 0
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        self.scored += len(pairs)
+        return self.model.loglikelihood(pairs)
+
+    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
+        return self.model.loglikelihood_rolling(texts)
+
+    def generate_until(self, requests: Sequence[Request]) -> list[Written]:
+        self.written += len(requests)
+        return self.model.generate_until(requests)
+
+
+def test_a_suite_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder, out, whole = make_folder(tmp_path / "weights", "qwen3"), tmp_path / "out", tmp_path / "whole"
     (tmp_path / "sums.toml").write_text(SUMS, encoding="utf-8")
-    command = [sys.executable, "-m", "openbook.cli", "evaluate", str(folder), "--task", str(tmp_path / "sums.toml"), "--generated"]
-    command += ["--out", str(out), "--json"]
-    journal = out / "sums.items.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > UNIT):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    kept = journal.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-    whole = [json.loads(line) for line in kept if line.endswith("\n")]
-    assert UNIT <= len(whole) < COUNT
-    result = evaluate(open_model(str(folder)), load_task(tmp_path / "sums.toml"), Settings(generated=True), tmp_path, out)
-    assert result["count"] == COUNT
-    assert [record for record in result["items"] if record in whole] == sorted(whole, key=lambda record: record["item"])
+    (tmp_path / "more.toml").write_text(SUMS.replace("two", "three"), encoding="utf-8")
+    names, count = [str(tmp_path / "sums.toml"), "two_digit_addition", str(tmp_path / "more.toml")], 2 * UNIT
+    command = [sys.executable, "-c", DYING, "3", "evaluate", str(folder), "--generated", "--shots", "1", "--limit", str(count)]
+    command += ["--out", str(out), *(part for name in names for part in ("--task", name))]
+    died = subprocess.run(command, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert {path.name for path in out.iterdir()} == {"sums.json", "two_digit_addition.items.jsonl"}
+    assert (out / "two_digit_addition.items.jsonl").read_bytes().count(b"\n") == 1 + UNIT
+
+    tasks, model = [task_named(name) for name in names], Watched(open_model(str(folder)))
+    evaluate_all(model, tasks, Settings(limit=count, **MADE), tmp_path, out)
+    assert (model.scored, model.written) == (2 * count - UNIT, count - UNIT)  # what was on the disk is not asked again
+    evaluate_all(model.model, tasks, Settings(limit=count, **MADE), tmp_path, whole)
+    assert {path.name: sha256_file(path) for path in out.iterdir()} == {path.name: sha256_file(path) for path in whole.iterdir()}
 
 
 def test_several_draws_show_what_demonstrations_matter(tmp_path: Path) -> None:
@@ -116,6 +153,27 @@ def test_a_prompt_longer_than_the_window_loses_its_beginning_and_that_is_told(tm
     assert long["truncated"]["prompts"] == 3
     assert long["truncated"]["tokens"] > 3 * 100
     assert "3" in table([long], {}).splitlines()[1].split()
+
+
+def test_a_continuation_longer_than_the_window_is_scored_in_windows(tmp_path: Path) -> None:
+    model = open_model(str(make_folder(tmp_path / "weights", "qwen3")))
+    text = " the man said that it is true, she has no dog" * 30
+    (short,), (long,) = model.loglikelihood([("A dog.", " no")]), model.loglikelihood([("A dog." * 50, text)])
+    assert (short.dropped, long.dropped) == (0, len(model.encode("A dog." * 50)) - 1)
+    assert long.tokens == len(model.encode("A dog." * 50 + text)) - len(model.encode("A dog." * 50)) > model.window
+    assert long.logprob == pytest.approx(_by_hand(model, model.encode("A dog." * 50 + text)[-long.tokens - 1 :]), abs=1e-3)
+
+
+@torch.no_grad()
+def _by_hand(model: Any, ids: list[int]) -> float:
+    """The sum over windows that follow each other, the last one reaching back."""
+    total, stop = 0.0, 0
+    while stop < len(ids) - 1:
+        first, stop = stop, min(stop + model.window, len(ids) - 1)
+        read = torch.tensor([ids[max(0, stop - model.window) : stop]])
+        logits = model.model.logits(model.model(read))[0].log_softmax(-1)[first - stop :]
+        total += float(logits[range(stop - first), ids[first + 1 : stop + 1]].sum())
+    return total
 
 
 def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from openbook.errors import __file__ as errors
 from openbook.evaluate.sandbox import Limits, run_program
+from openbook.evaluate.sandbox import __file__ as sandbox
 
 QUICK = Limits(wall=5.0, cpu=1, memory=256 << 20)
 GUARDED = replace(QUICK, separate=False)
@@ -96,3 +102,44 @@ def test_nothing_outside_its_folder_is_written_or_reached(limits: Limits, tmp_pa
             assert not run_program(source, limits).passed, source
     assert kept.read_text() == "kept"
     assert not (tmp_path / "new.txt").exists()
+
+
+PYTHON = "/usr/bin/python3"
+"""One that every user may execute."""
+NOBODY = 65_534
+AS_NOBODY = """
+import json, os
+from openbook.sandbox import run_program
+verdicts = [run_program(source) for source in json.loads(input())]
+print(json.dumps([os.getuid(), [[verdict.passed, verdict.why, verdict.apart] for verdict in verdicts]]))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else; the other tests have run as this user")
+def test_a_user_without_rights_has_a_sandbox_too() -> None:
+    if subprocess.run([PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False, cwd="/").returncode:
+        pytest.skip(f"{PYTHON} is older than 3.11")
+    sources = [
+        "assert True",
+        "import os; os.setuid(0)",
+        "import socket; socket.create_connection(('127.0.0.1', 9), 1)",
+        "open('/tmp/out', 'w')",
+    ]
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to other users
+        package = Path(place) / "openbook"
+        package.mkdir()
+        for file in (errors, sandbox, Path(sandbox).with_name("confined.py")):
+            shutil.copy(file, package)
+        Path(place).chmod(0o755)
+        command = [PYTHON, "-c", AS_NOBODY]
+        done = subprocess.run(
+            command, input=json.dumps(sources), capture_output=True, text=True, cwd=place, user=NOBODY, group=NOBODY, extra_groups=[],
+            env={"PYTHONPATH": place},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    user, (right, *wrong) = json.loads(done.stdout)
+    if not right[2]:
+        pytest.skip("this system allows users no namespaces")
+    assert (user, right) == (NOBODY, [True, "", True])
+    for verdict, why in zip(wrong, ("Invalid argument", "Network is unreachable", "Read-only file system"), strict=True):
+        assert why in verdict[1]

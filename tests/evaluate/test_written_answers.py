@@ -10,11 +10,12 @@ from sacrebleu.metrics import BLEU
 from toymodels import Uniform
 
 from openbook.evaluate.bleu import corpus_bleu, statistics
-from openbook.evaluate.hidden import DOCUMENTS, KINDS, documents, held_out, hidden_items
+from openbook.evaluate.hidden import DOCUMENTS, KINDS, TURNS, documents, held_out, hidden_items
 from openbook.evaluate.models import Request, Written
 from openbook.evaluate.programs import pass_at
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.style import change, content_overlap
+from openbook.evaluate.suite import table
 from openbook.evaluate.task import Task, task_named
 
 
@@ -46,6 +47,8 @@ def test_several_samples_of_a_program_give_pass_at_k(tmp_path: Path) -> None:
     assert result["metrics"]["pass@10"]["value"] == 1.0
     assert [sample["passed"] for sample in result["items"][0]["samples"]] == [False, True] * 5
     assert result["items"][0]["samples"][0]["why"] == "AssertionError"
+    result["items"][1]["samples"][0]["apart"] = False
+    assert "note      mine: this system allows no namespaces" in table([result], {})
 
 
 @pytest.mark.parametrize("tokenize", ["13a", "zh"])
@@ -79,11 +82,27 @@ def test_a_style_s_word_is_looked_for_and_the_rewrite_s_perplexity_told(tmp_path
 
 def test_what_is_asked_never_stands_in_the_training_text() -> None:
     texts = list(documents(1, 3_000))
-    for place, kind in enumerate(KINDS):
-        trained = {line.split(":")[0] for text in texts[place :: len(KINDS)] for line in text.splitlines()}
+    for kind in KINDS:
+        trained = {
+            line.split(":")[0] for place, text in enumerate(texts) if TURNS[place % len(TURNS)] == kind for line in text.splitlines()
+        }
         items = hidden_items(kind, 0, DOCUMENTS)
         assert len({(item["rule"], item["question"]) for item in items}) == len(items) > 500
         if kind == "hidden_code":
             assert all(held_out(item["rule"]) for item in items)
         else:
+            assert len(trained) > 700
             assert not {item["question"] for item in items} & trained
+
+
+def test_a_document_of_sums_adds_one_number_everywhere() -> None:
+    added = []
+    for place, text in enumerate(documents(1, 400)):
+        if TURNS[place % len(TURNS)] == "hidden_sum":
+            pairs = [line.split(":") for line in text.splitlines()]
+            assert all(len(number) == 3 for pair in pairs for number in pair)
+            (by,) = {int(answer) - int(question) for question, answer in pairs}
+            added.append(by)
+    assert (min(added), max(added) > 90, len(set(added)) > 50) == (1, True, True)
+    for item in hidden_items("hidden_sum", 0, 300):
+        assert int(item["answer"]) - int(item["question"]) == int(item["rule"].removeprefix("0123456789"))

@@ -32,7 +32,7 @@ from openbook.run import Run
 from openbook.serve.local import complete, load
 from serve.serving import running
 from shared_data import DATA, needs_data
-from small_tokenizers import END, TEXT, byte_level, pieces
+from small_tokenizers import END, TEXT, as_pair, byte_level, pieces
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -245,9 +245,14 @@ def test_a_checkpoint_of_nanogpt(biased: bool, tmp_path: Path) -> None:
     source.mkdir()
     torch.save(checkpoint, source / "ckpt.pt")
     byte_level(source)
+    as_pair(source)
     path, summary = import_model(str(source), out=tmp_path / "run")
     assert summary["architecture"] == "GPT2LMHeadModel"
     assert peers.distance(load_weights(path / "weights"), peer) <= 1e-4
+    _, tokenizer = load(path / "weights")
+    assert (
+        tokenizer.end_of_document == tokenizer.special_tokens[END] == json.loads((path / "weights/config.json").read_text())["eos_token_id"]
+    )
     del state["_orig_mod.transformer.h.1.ln_1.weight"]
     torch.save(checkpoint, source / "ckpt.pt")
     with pytest.raises(InputError, match=r"ckpt\.pt: tensor transformer\.h\.1\.ln_1\.weight is missing"):

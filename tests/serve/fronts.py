@@ -35,9 +35,11 @@ class Guarded:
 
 
 @contextmanager
-def guarded(weights: Path, folder: Path, *upstreams: str, name: str = NAME, data: Path | None = None) -> Iterator[Guarded]:
+def guarded(
+    weights: Path, folder: Path, *upstreams: str, name: str = NAME, data: Path | None = None, adapters: Path | None = None
+) -> Iterator[Guarded]:
     path = folder / "store.sqlite"
     store = Store(path, create=True)
     front = open_front(path, upstreams, None, folder)
-    with running(weights, front=front, name=name, data=data) as served:
+    with running(weights, front=front, name=name, data=data, adapters=adapters) as served:
         yield Guarded(served, store)

@@ -21,6 +21,7 @@ from openbook.model.initialise import initialise
 from openbook.model.tokenizer import Tokenizer
 from openbook.model.transformer import Transformer, TransformerConfig
 from openbook.recipe import TokenizerSection
+from openbook.serve.adapters import Adapters
 from openbook.serve.api import Desk, Limits, create_app
 from openbook.serve.front import Front
 from openbook.serve.local import load
@@ -111,22 +112,30 @@ def running(
     data: Path | None = None,
     front: Front | None = None,
     name: str = NAME,
+    adapters: Path | None = None,
 ) -> Iterator[Served]:
-    """`slow` is called before each step of the engine."""
+    """`slow` is called before each step of the engine. Below `adapters` some may be loaded."""
     model, tokenizer = load(weights)
     engine = Engine(model, slots, queue)
     if slow is not None:
         before_each_step(engine, slow)
     desk = Desk({name: describe(name, weights, engine, tokenizer)}, limits or Limits())
-    with serving(desk, front, data, engine.close) as url:
+    with serving(desk, front, data, engine.close, adapters) as url:
         yield Served(url, engine, *load(weights), desk)
 
 
 @contextmanager
-def serving(desk: Desk, front: Front | None = None, data: Path | None = None, stop: Callable[[], object] = lambda: None) -> Iterator[str]:
+def serving(
+    desk: Desk,
+    front: Front | None = None,
+    data: Path | None = None,
+    stop: Callable[[], object] = lambda: None,
+    adapters: Path | None = None,
+) -> Iterator[str]:
     """The URL of a server of a desk's models; `stop` is called when it ends."""
     listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(desk, data, front=front), http=PatientProtocol, ws="none", log_level="error")
+    app = create_app(desk, data, front=front, adapters=Adapters(desk, adapters, front))
+    config = uvicorn.Config(app, http=PatientProtocol, ws="none", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -50,13 +50,13 @@ class Verdict(BaseModel):
 
 
 def post(served: Served, path: str, **values: Any) -> dict[str, Any]:
-    response = httpx.post(served.url + path, json={"model": NAME, **values})
+    response = httpx.post(served.url + path, json={"model": NAME, **values}, timeout=60)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
 def events(served: Served, path: str, **values: Any) -> list[dict[str, Any]]:
-    with httpx.stream("POST", served.url + path, json={"model": NAME, "stream": True, **values}) as response:
+    with httpx.stream("POST", served.url + path, json={"model": NAME, "stream": True, **values}, timeout=60) as response:
         frames = response.read().decode().split("\n\n")
     return [json.loads(frame.split("data: ", 1)[1]) for frame in frames if "data: {" in frame]
 
@@ -327,11 +327,36 @@ def test_the_async_client(chatty: Served) -> None:
     assert together == [answer.choices[0].message.content for answer in alone]
 
 
-def test_completions_and_models_are_openais_types(chatty: Served) -> None:
-    """Without an echo: the null of an echoed first token, which OpenAI sends and harnesses expect, is not in its own types."""
-    values: dict[str, Any] = {"prompt": ["a", "naïve"], "logprobs": 2, "n": 2, "max_tokens": 3}
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": ["a", "naïve"], "logprobs": 2, "n": 2, "max_tokens": 3},
+        {"prompt": "naïve", "echo": True, "logprobs": 2, "max_tokens": 3},
+        {"prompt": "naïve", "echo": True, "logprobs": 0, "max_tokens": 0},
+        {"prompt": "a", "suffix": "b"},
+    ],
+    ids=lambda values: " ".join(values),
+)
+def test_completions_are_openais_types(chatty: Served, values: dict[str, Any]) -> None:
     check(CompletionType, post(chatty, "/v1/completions", **values))
     for chunk in events(chatty, "/v1/completions", stream_options={"include_usage": True}, **values):
-        if all(choice["finish_reason"] for choice in chunk["choices"]):  # null until the last, as OpenAI's are, which the type forgets
-            check(CompletionType, chunk)
-    check(Model, httpx.get(f"{chatty.url}/v1/models/{NAME}").json())
+        check(CompletionType, chunk)
+    check(CompletionType, post(chatty, "/v1/completions", best_of=values.get("n", 1) + 1, **values))
+
+
+def test_lists_and_errors_have_openais_shape(chatty: Served) -> None:
+    listed = httpx.get(f"{chatty.url}/v1/models", timeout=60).json()
+    assert set(listed) == {"object", "data"} and listed["object"] == "list"
+    for model in [*listed["data"], httpx.get(f"{chatty.url}/v1/models/{NAME}", timeout=60).json()]:
+        check(Model, model)
+    for path in ("/v1/files", "/v1/batches", "/v1/files?purpose=evals"):
+        listed = httpx.get(chatty.url + path, timeout=60).json()
+        kinds = {key: type(value) for key, value in listed.items()}
+        assert kinds == {"object": str, "data": list, "first_id": str, "last_id": str, "has_more": bool}
+    for path, status in (("/v1/models/other", 404), ("/v1/files/file-x", 404), ("/nothing", 404), ("/v1/files?limit=x", 400)):
+        response = httpx.get(chatty.url + path, timeout=60)
+        error = response.json()["error"]
+        assert response.status_code == status and list(response.json()) == ["error"]
+        assert {name: type(value) for name, value in error.items() if value is not None} | {"param": str, "code": str} == dict.fromkeys(
+            ("message", "type", "param", "code"), str
+        )

@@ -6,8 +6,9 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,8 @@ import openai
 import pytest
 
 import openbook.serve.protocol as protocol
+from openbook.engine import Job, Work
+from openbook.engine.jobs import Deliver
 from openbook.serve.api import Limits
 from openbook.serve.api.gate import access
 from serve.serving import NAME, Served, running
@@ -46,6 +49,24 @@ def test_an_answer_that_takes_too_long_is_a_504_and_its_work_stops(strict: Serve
     with pytest.raises(openai.APIError, match=r"0\.8 seconds"):
         list(strict.client.completions.create(**BODY | {"max_tokens": 240}, stream=True))  # type: ignore[call-overload]
     eventually(lambda: idle(strict.engine))
+
+
+def test_the_engine_keeps_the_time_limit_too(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    with running(weights) as served:
+        submit = served.engine.submit
+
+        def too_late(jobs: Sequence[Job], deliver: Deliver) -> Work:
+            left.extend((job.deadline or 0) - time.monotonic() for job in jobs)
+            return submit([replace(job, deadline=time.monotonic() - 1) for job in jobs], deliver)
+
+        monkeypatch.setattr(served.engine, "submit", too_late)
+        with pytest.raises(openai.InternalServerError) as caught:
+            served.client.completions.create(**BODY)  # type: ignore[call-overload]
+        assert (caught.value.status_code, caught.value.code) == (504, "timeout")
+        with pytest.raises(openai.APIError, match="longer than the 600 seconds"):
+            list(served.client.completions.create(**BODY, stream=True))  # type: ignore[call-overload]
+    assert len(left) == 2 and all(500 < seconds <= 600 for seconds in left)
 
 
 def test_a_body_that_does_not_come_is_a_408(strict: Served) -> None:

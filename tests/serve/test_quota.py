@@ -169,7 +169,9 @@ def test_what_a_request_may_take() -> None:
     assert at_most("/v1/completions", {"prompt": "x" * 8, "max_tokens": 5}) == (2, 5)
     assert at_most("/v1/completions", {"prompt": [[1, 2, 3], [4]], "max_tokens": 5, "best_of": 3}) == (4, 30)
     assert at_most("/v1/completions", {"prompt": [1, 2, 3]}) == (3, 16)
-    assert at_most("/v1/completions", {"prompt": "a", "max_tokens": -(10**9), "n": -5}) == (1, 0), "nobody earns tokens"
+    assert at_most("/v1/completions", {"prompt": "a", "max_tokens": -(10**9), "n": -5}) == (1, 16), "nobody earns tokens"
+    assert at_most("/infill", {"input_prefix": "abcd", "n_predict": -1, "max_tokens": 1}) == (1, 1024), "nor by another endpoint's field"
+    assert at_most("/infill", {"input_extra": [{"text": "x" * 400}], "n_predict": 3})[0] > 100
     assert at_most("/v1/chat/completions", {"messages": [], "max_completion_tokens": 7, "max_tokens": 9, "n": 2})[1] == 14
     assert at_most("/v1/chat/completions", {"messages": "\ud800"}) == (1, 1024)
     assert at_most("/v1/embeddings", {"input": ["abcd", "efgh"]}) == (2, 0)

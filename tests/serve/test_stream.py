@@ -70,6 +70,14 @@ def test_a_stream_put_together_is_the_whole_answer(served: Served, values: dict[
                 assert [item for part in parts for item in getattr(part.logprobs, name)] == getattr(choice.logprobs, name)
 
 
+def test_the_usage_so_far_in_each_chunk(served: Served) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = stream(served, stream_options=options, max_tokens=9, temperature=0)
+    drawn = [chunk.usage.completion_tokens for chunk in chunks]
+    assert drawn == sorted(drawn) and drawn[0] < drawn[-1] == last.usage.completion_tokens
+    assert all(chunk.usage.prompt_tokens == last.usage.prompt_tokens > 0 for chunk in chunks)
+
+
 def test_text_comes_as_it_is_drawn(weights: Path) -> None:
     step = threading.Semaphore(3)
     with running(weights, slow=step.acquire) as served:

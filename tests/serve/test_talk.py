@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -17,7 +18,8 @@ import pytest
 from openbook.cli_chat import _take
 from openbook.errors import InputError, OpenbookError
 from openbook.serve.local import chatting
-from openbook.talk import Ask, Talk, over_http, pieces_of
+from openbook.talk import Ask, Piece, Talk, over_http, pieces_of
+from serve.fronts import guarded
 from serve.serving import Served, running
 
 SAMPLING = {"temperature": 0.8, "seed": 5, "max_tokens": 12}
@@ -28,6 +30,7 @@ def conversation(ask: Ask) -> list[dict[str, str]]:
     pieces: list[str] = []
     assert talk.say("hello", pieces.append) and talk.say("naïve ✓", pieces.append)
     assert "".join(pieces) == talk.messages[1]["content"] + talk.messages[3]["content"]
+    assert talk.usage is not None and 0 < talk.usage["completion_tokens"] <= 12
     return talk.messages
 
 
@@ -55,11 +58,45 @@ def test_what_goes_wrong_is_one_line_and_leaves_the_conversation_alone(chatty: S
 
 def test_a_stream_that_fails_or_ends_early_says_so() -> None:
     chunk = b'data: {"choices":[{"delta":{"content":"a"}}]}\n'
-    assert list(pieces_of([b": wait\n", chunk, b"\n", b"data: [DONE]\n"])) == ["a"]
+    assert list(pieces_of([b": wait\n", chunk, b"\n", b"data: [DONE]\n"])) == [Piece("a")]
     with pytest.raises(OpenbookError, match="ended before"):
         list(pieces_of([chunk]))
     with pytest.raises(OpenbookError, match="too bad"):
         list(pieces_of([chunk, b'data: {"error":{"message":"too bad"}}\n']))
+
+
+def test_settings_change_between_messages(chatty: Served) -> None:
+    talk = Talk(over_http(chatty.url, None, None)[0], sampling={"max_tokens": 6, "stop": ["zq"]})
+    assert talk.command("/set temperature 0.5") == "max_tokens=6 temperature=0.5"
+    assert talk.command("/set seed 3") == "max_tokens=6 temperature=0.5 seed=3"
+    assert talk.say("hello", str) and talk.command("/set temperature") == "max_tokens=6 seed=3"
+    assert talk.command("/set top_k 2.5") == "max_tokens=6 seed=3 top_k=2.5"
+    with pytest.raises(OpenbookError, match="top_k"):
+        talk.say("hello", str)
+    for line in ("/set stop x", "/set seed one"):
+        with pytest.raises(InputError, match="/set s"):
+            talk.command(line)
+
+
+def test_a_schema_and_an_alias_by_the_command(weights: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"], "additionalProperties": false}')
+    with guarded(weights, tmp_path) as front:
+        front.store.set_alias("prod", (("tiny", 1),))
+        options = ["--model", "prod", "--schema", schema, "--top-k", 5, "--min-p", 0.01, "--stop", "zq", "--max-tokens", 60, "--json"]
+        done = chat_through_a_pipe(front.url, *options)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert json.loads(said["messages"][1]["content"])["yes"] in (True, False)
+        assert said["usage"]["prompt_tokens"] > 0 < said["usage"]["completion_tokens"]
+    schema.write_text("{")
+    done = chat_through_a_pipe(front.url, "--schema", schema)
+    assert done.returncode == 2 and "is not JSON" in done.stderr
+
+
+def chat_through_a_pipe(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openbook.cli", "chat", *map(str, arguments)]
+    return subprocess.run(command, input="is it?\n", capture_output=True, text=True, timeout=60)
 
 
 def test_a_redirect_does_not_get_the_key() -> None:
@@ -84,7 +121,7 @@ def test_a_redirect_does_not_get_the_key() -> None:
 
 
 def test_a_models_words_are_no_commands_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    _take(Talk(lambda body, take: take("\x1b[2J\x9b2J\nend\t.")), "hello", by_hand=True, as_json=False)
+    _take(Talk(lambda body, take: take(Piece("\x1b[2J\x9b2J\nend\t."))), "hello", by_hand=True, as_json=False)
     assert capsys.readouterr().out == "␛[2J\ufffd2J\nend\t.\n"
 
 

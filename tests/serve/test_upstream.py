@@ -189,7 +189,8 @@ def test_what_an_engine_cannot_do_is_said_by_name(tmp_path: Path) -> None:
             assert refused.status_code == 400 and error["param"] == field and "vLLM" in error["message"]
         assert post(url, suffix="", best_of=2, n=2, echo=True).status_code == 200
         assert engine.bodies == [{"model": "m", "prompt": "hello", "n": 2, "echo": True}], "what asks for nothing is left out"
-        assert post(url, "/tokenize").status_code == 400
+        refused = post(url, "/infill")
+        assert refused.json()["error"]["code"] == "unsupported_by_upstream" and "/tokenize" in refused.json()["error"]["message"]
         assert post(url, stream="yes").status_code == 400
     kinds = load_capabilities(None)
     assert kinds["sglang"].fitted("/v1/completions", {"echo": True}) == {"echo": True}
@@ -199,6 +200,49 @@ def test_what_an_engine_cannot_do_is_said_by_name(tmp_path: Path) -> None:
     table.write_text("[vllm]\nrefusals = 1\n")
     with pytest.raises(InputError, match=r"mine\.toml: vllm\.refusals"):
         load_capabilities(table)
+
+
+def test_what_lies_beside_openai_s_api_is_passed_on_as_each_engine_calls_it(tmp_path: Path) -> None:
+    infill = b'{"content": "x", "stop": true, "tokens_evaluated": 9, "tokens_predicted": 3}'
+    stream = b'data: {"content": "x", "tokens_evaluated": 9, "tokens_predicted": 1}\n\n', b"data: " + infill + b"\n\n"
+    tokens = says(b'{"tokens": [1, 2]}')
+    with stub(tokens, says(infill), streams(*stream), owner="llamacpp") as engine, front(tmp_path, engine.url) as (url, store):
+        ask = {"input_prefix": "a", "input_suffix": "b", "model": None}
+        assert HTTP.post(f"{url}/tokenize", json={"prompt": "a"}).json() == {"tokens": [1, 2]} and last(store) == (200, 0, 0, 0, "exact")
+        assert HTTP.post(f"{url}/infill", json=ask).status_code == 200 and last(store) == (200, 9, 0, 3, "exact")
+        assert HTTP.post(f"{url}/infill", json=ask | {"stream": True}).content == b"".join(stream) and last(store) == (
+            200,
+            9,
+            0,
+            3,
+            "exact",
+        )
+        assert post(url, "/tokenize", messages=[{"role": "user", "content": "a"}]).status_code == 400
+        assert [head.split()[1] for head in engine.heads] == ["/tokenize", "/infill", "/infill"]
+        assert engine.bodies[0] == {"model": "m", "content": "a"}, "under the engine's own name, and the first model if none is named"
+
+
+def test_an_answer_that_counts_nothing_is_estimated(tmp_path: Path) -> None:
+    silent = says(json.dumps({"choices": [{"text": "eight by four is thirty-two"}]}).encode())
+    with stub(silent) as engine, front(tmp_path, engine.url) as (url, store):
+        assert post(url, max_tokens=50).status_code == 200
+        status, read, _, drawn, counted = last(store)
+        assert (status, read, counted) == (200, 2, "estimated") and isinstance(drawn, int) and 5 < drawn < 15
+
+
+def test_another_openbook_s_other_endpoints(chatty: Served, tmp_path: Path) -> None:
+    with front(tmp_path, chatty.url) as (url, _):
+        asks: dict[str, dict[str, object]] = {
+            "/infill": {"input_prefix": "a", "input_suffix": "b", "n_predict": 4, "seed": 1, "response_fields": ["content"]},
+            "/tokenize": {"content": "naïve", "with_pieces": True},
+            "/detokenize": {"tokens": [1, 2]},
+        }
+        for path, body in asks.items():
+            assert HTTP.post(url + path, json=body).json() == HTTP.post(chatty.url + path, json=body).json(), path
+        response = HTTP.post(f"{url}/v1/responses", json={"model": "tiny", "input": "Hello", "max_output_tokens": 5}).json()
+        assert response["usage"]["output_tokens"] == 5
+        refused = HTTP.post(f"{url}/v1/files", files={"file": b"x"}, data={"purpose": "batch"})
+        assert refused.status_code == 501, "files are kept by the server that is asked, never by the engine"
 
 
 def test_tenants_share_nothing_in_an_engine_s_prefix_cache(tmp_path: Path) -> None:

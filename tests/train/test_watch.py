@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from disturbed import events, fresh, weights_hash
 
+import warm
 from openbook.errors import InputError
 from openbook.evaluate import watch
 from openbook.evaluate.runner import evaluate
@@ -51,6 +53,31 @@ def test_tasks_while_training_change_nothing_and_are_not_asked_twice(tmp_path: P
     assert told[12]["hidden_sum"].keys() == {"metric", "shots", "value", "low", "high"}
     assert json.loads(first.read_bytes())["count"] == 4
     assert "share of items answered right while training" in render(watching)
+
+
+WATCHED = ["evaluate.tasks=['hidden_sum']", "evaluate.every=3", "evaluate.limit=4", "evaluate.shots=1"]
+WATCHED += ["evaluate.generated=true", "train.steps=6"]
+
+
+@pytest.fixture(scope="module")
+def alone(tokenized: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = fresh(tokenized, tmp_path_factory.mktemp("watched") / "run", WATCHED)
+    assert warm.openbook("train", run.path) == 0
+    return run
+
+
+@pytest.mark.parametrize(("settings", "more"), [(["train.shards=2"], []), ([], ["--hot"])], ids=["shards", "hot"])
+def test_a_crew_s_model_is_evaluated_as_one_process_s(
+    alone: Run, tokenized: Run, tmp_path: Path, settings: list[str], more: list[str]
+) -> None:
+    if more:
+        pytest.importorskip("torchft", reason="torchft is not installed: pip install 'openbook[hot]'")
+    run, said = fresh(tokenized, tmp_path / "run", [*WATCHED, *settings]), tmp_path / "said"
+    assert warm.openbook("train", run.path, "--workers", 2, *more, said=said) == 0, said.read_text()
+    told = [[(event["step"], event["tasks"]) for event in events(one, "evaluation")] for one in (alone, run)]
+    assert [step for step, _ in told[0]] == [3, 6]
+    assert told[1] == told[0]
+    assert weights_hash(run) == weights_hash(alone)
 
 
 def test_a_task_without_data_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

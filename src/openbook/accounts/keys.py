@@ -64,6 +64,11 @@ class Keyring:
         """Whether there ever was a key: revoking the last one does not open a server."""
         return bool(self._keys)
 
+    def live(self, identifier: str) -> Key | None:
+        """The key of an id, unless it is revoked."""
+        key = self._keys.get(identifier)
+        return key if key is not None and key.revoked is None else None
+
     def find(self, text: str) -> Key | None:
         """The key with this text, unless it is revoked. Compares in a time that depends on no secret."""
         mark, _, rest = text.partition("-")

@@ -20,6 +20,7 @@ from openbook.errors import InputError
 from openbook.model.config import GATED, TransformerConfig
 from openbook.model.transformer import Transformer
 
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 LARGEST_CONFIG = 2**20
 LARGEST_WEIGHTS = 2**30
 """Bytes of the two files."""
@@ -55,8 +56,8 @@ _REFUSED = {"use_dora": False, "bias": "none", "modules_to_save": None, "rank_pa
 
 def load_adapter(folder: Path, model: Transformer, precision: Precision) -> Adapter:
     """Reads an adapter for a model. Raises InputError, which names the file and what is wrong with it, if it cannot be used."""
-    scale, rank = _settings(folder / "adapter_config.json")
-    path = folder / "adapter_model.safetensors"
+    scale, rank = _settings(folder / FILES[0])
+    path = folder / FILES[1]
     content = _read(path, LARGEST_WEIGHTS)
     try:
         tensors = load(content)

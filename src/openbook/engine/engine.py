@@ -110,6 +110,13 @@ class Engine:
         """The names that a job's `adapter` may be."""
         return sorted(self._adapters)
 
+    def work_of(self, adapter: str | None) -> tuple[int, int]:
+        """How many sequences with this adapter run and wait; for None, those without one."""
+        with self._changed:
+            parts = self._scheduler.running, self._scheduler.waiting
+            running, waiting = (sum(sequence.job.adapter == adapter for sequence in part) for part in parts)
+        return running, waiting
+
     def load_adapter(self, name: str, folder: Path) -> None:
         """Reads a folder in peft's format; jobs may name it from now on. Raises InputError if it cannot be used, or the name is taken."""
         if name in self._adapters:

@@ -161,6 +161,11 @@ def activation_type(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" or (precision == "int8" and device.type != "cpu") else torch.float32
 
 
+def kept_type(precision: Precision, device: torch.device) -> torch.dtype:
+    """What keys and values are kept in: that of the activations, but f16 with int8 on a CPU."""
+    return torch.float16 if precision == "int8" and device.type == "cpu" else activation_type(precision, device)
+
+
 def product(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     """The fastest backend of a precision for the weight's device. weight: (outputs, inputs); bias: (outputs,)."""
     weight, bias = weight.detach(), None if bias is None else bias.detach()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openbook.engine.kv import Row
-from openbook.engine.linear import Packed, Pointwise, Precision, Product, activation_type, product
+from openbook.engine.linear import Packed, Pointwise, Precision, Product, activation_type, kept_type, product
 from openbook.engine.pages import lay_in_large_pages
 from openbook.model.attention import attend
 from openbook.model.config import GATED
@@ -117,7 +117,7 @@ class Runner:
             self._tables = _wide(*tables(config.rotary, config.head_width, config.context, self.dtype, self.device), config.rotary.pairs)
         self._least = max(self._head.least_rows, *(layer.least_rows for layer in self._layers), 2)
         on_cpu = self.device.type == "cpu"
-        self._kept = torch.float16 if precision == "int8" and on_cpu else self.dtype
+        self._kept = kept_type(precision, self.device)
         shape = (config.context, 2, config.kv_heads, config.head_width)
         self._near = torch.empty(shape, dtype=self.dtype) if on_cpu else None
 

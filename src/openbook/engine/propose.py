@@ -19,10 +19,13 @@ class Proposer(Protocol):
 
 
 class PromptLookup:
-    """What followed the last time that the text ended like this (Saxena 2023, "Prompt lookup decoding"): copies quotations and code."""
+    """What followed the last time that the text ended like this (Saxena 2023, "Prompt lookup decoding"): copies quotations and code.
 
-    def __init__(self, longest: int = 3, shortest: int = 2) -> None:
-        self._longest, self._shortest = longest, shortest
+    longest, shortest: tokens that have to end alike, tried in this order. most: tokens proposed at a time.
+    """
+
+    def __init__(self, longest: int = 3, shortest: int = 2, most: int = 7) -> None:
+        self._longest, self._shortest, self._most = longest, shortest, most
 
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
         text = np.asarray(ids)
@@ -31,5 +34,5 @@ class PromptLookup:
             matches = np.flatnonzero((windows == text[-length:]).all(1))
             if len(matches):
                 after = int(matches[-1]) + length
-                return [int(token) for token in text[after : after + count]]
+                return [int(token) for token in text[after : after + min(count, self._most)]]
         return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openbook.errors import InputError
-from openbook.evaluate.interval import LEVEL, RESAMPLES
+from openbook.evaluate.interval import RESAMPLES, ends
 from openbook.model.initialise import generator
 
 ORDER = 4
@@ -37,8 +37,8 @@ def corpus_bleu(items: Sequence[Sequence[int]], seed: int) -> dict[str, float | 
         return {"value": _bleu(table[0]), "low": None, "high": None}
     dice = generator(seed, "bootstrap")
     drawn = [_bleu(table[dice.integers(0, len(table), len(table))].sum(0)) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"value": _bleu(table.sum(0)), "low": float(low), "high": float(high)}
+    low, high = ends(np.asarray(drawn))
+    return {"value": _bleu(table.sum(0)), "low": low, "high": high}
 
 
 def _bleu(sums: Any) -> float:

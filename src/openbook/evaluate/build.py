@@ -19,7 +19,7 @@ from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.model.transformer import Transformer
 from openbook.ngram import ORDER, NGram
-from openbook.progress import track
+from openbook.progress import say, track
 from openbook.run import Outcome, Run, Stage
 
 NGRAM_BYTES = 100_000_000
@@ -118,7 +118,10 @@ def _ngram(run: Run) -> tuple[NGram, int]:
 
 def score(texts: Mapping[str, Sequence[bytes]], scorers: Mapping[str, Scorer], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores each component's documents by each scorer; returns a row for each component, and one for all documents together."""
-    bits = {name: {title: scorer.bits(documents) for title, scorer in scorers.items()} for name, documents in texts.items()}
+    bits = {}
+    for number, (name, documents) in enumerate(texts.items(), 1):
+        say(f"  evaluate: {name}, {number} of {len(texts)}")
+        bits[name] = {title: scorer.bits(documents) for title, scorer in scorers.items()}
     rows = {name: _row(texts[name], bits[name], seed) for name in texts}
     together = [text for documents in texts.values() for text in documents]
     all_bits = {title: [part for name in texts for part in bits[name][title]] for title in scorers}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from openbook.errors import InputError
-from openbook.evaluate.interval import LEVEL
+from openbook.evaluate.interval import ends
 from openbook.model.initialise import generator
 from openbook.words import figure, percent
 
@@ -49,7 +49,7 @@ def compare(targets: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, st
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     for target, theirs in zip(targets[1:], others, strict=True):
-        for name in first.keys() | theirs.keys():
+        for name in sorted(first.keys() | theirs.keys()):
             if name not in first or name not in theirs:
                 left_out[f"{name} ({target})"] = "only one of them has it"
             elif different := [key for key in SAME if first[name][key] != theirs[name][key]]:
@@ -108,9 +108,9 @@ def _difference(a: Any, b: Any) -> dict[str, Any]:
     for index in range(RESAMPLES):
         places = dice.integers(0, count, count)
         drawn[index] = _ratio(b[places]) - _ratio(a[places])
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = ends(drawn)
     beyond = min((drawn <= 0).mean(), (drawn >= 0).mean())
-    return {**value, "low": float(low), "high": float(high), "p": min(1.0, max(2 * float(beyond), 1 / RESAMPLES))}
+    return {**value, "low": low, "high": high, "p": min(1.0, max(2 * float(beyond), 1 / RESAMPLES))}
 
 
 def _ratio(parts: Any) -> float:
@@ -128,11 +128,17 @@ def mcnemar(a: Any, b: Any) -> dict[str, Any] | None:
 
 
 def told(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> str:
-    """A line for each task and metric."""
+    """A table for each B: a line for each task and metric."""
     head = ("task", "metric", "A", "B", "B − A", "95 % interval", "p (bootstrap)", "p (McNemar)", "items")
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row)) for row in cells]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row))
+
+    lines = []
+    for other in dict.fromkeys(row["b"] for row in rows):
+        lines += [f"A = {rows[0]['a']}, B = {other}", line(head), *(line(_cells(row)) for row in rows if row["b"] == other)]
     return "\n".join([*lines, *(f"left out  {name}: {why}" for name, why in left_out.items())])
 
 

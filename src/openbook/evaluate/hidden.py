@@ -1,9 +1,9 @@
 """Tasks whose rule only the demonstrations tell: what in-context learning is, with nothing else in it, and text to train for it.
 
-Three kinds: a secret number is added to each digit, modulo ten (arithmetic); the letters of a word change places by a secret order (word
-scrambling); letters stand for other letters by a secret code. Without demonstrations one can only guess; the code is known a letter at a
-time. `python -m openbook.evaluate.hidden > hidden.jsonl` prints the training text: documents of demonstrations of one rule each. What is
-asked in an evaluation never stands in it: see `held_out`.
+Three kinds: a secret number is added to others (arithmetic); the letters of a word change places by a secret order (word scrambling);
+letters stand for other letters by a secret code. Without demonstrations one can only guess; the code is known a letter at a time.
+`python -m openbook.evaluate.hidden > hidden.jsonl` prints the training text: documents of demonstrations of one rule each. What is
+asked in an evaluation is never a question in its documents of that kind: see `held_out`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ import numpy as np
 from openbook.model.initialise import generator
 
 KINDS = ("hidden_sum", "hidden_scramble", "hidden_code")
+TURNS = ("hidden_sum", "hidden_scramble", "hidden_sum", "hidden_code")
+"""Of training documents: arithmetic takes longer to learn."""
 LENGTH = 3
-"""Characters of a question."""
+"""Characters of a question, and of its answer."""
 CODE = 4
 """Letters that a code knows."""
 ORDERS = [order for order in permutations(range(LENGTH)) if list(order) != sorted(order)]
 LINES = 12
 """Demonstrations in a document."""
-DOCUMENTS = 60_000
+DOCUMENTS = 80_000
 ITEMS = 1_000
-"""Of an evaluation, at most; of sums there are not many more."""
+"""Of an evaluation, at most."""
 PER_RULE = 40
 """Questions of one rule in an evaluation."""
 Rule = tuple[str, str]
-"""What stands in questions, and what it becomes; of an order, the places."""
+"""What stands in questions, and what it becomes; of an order, the places; of sums, what is added."""
 
 
 def held_out(text: str) -> bool:
@@ -43,8 +45,7 @@ def held_out(text: str) -> bool:
 
 def draw_rule(kind: str, dice: np.random.Generator, testing: bool) -> Rule:
     if kind == "hidden_sum":
-        by = int(dice.integers(1, 10))
-        return digits, digits[by:] + digits[:by]
+        return digits, str(dice.integers(1, 10) if dice.integers(2) else dice.integers(10, 100))
     if kind == "hidden_scramble":
         return ascii_lowercase, "".join(map(str, ORDERS[dice.integers(len(ORDERS))]))
     while True:
@@ -55,14 +56,21 @@ def draw_rule(kind: str, dice: np.random.Generator, testing: bool) -> Rule:
 
 def ask(kind: str, rule: Rule, dice: np.random.Generator, testing: bool) -> tuple[str, str]:
     """A question and its answer."""
-    known, told = rule
+    known = rule[0]
     while True:
         question = "".join(known[place] for place in dice.integers(0, len(known), LENGTH))
-        if kind == "hidden_code" or held_out(question) == testing:
-            break
+        answer = _answer(kind, rule, question)
+        if len(answer) == LENGTH and (kind == "hidden_code" or held_out(question) == testing):
+            return question, answer
+
+
+def _answer(kind: str, rule: Rule, question: str) -> str:
+    known, told = rule
+    if kind == "hidden_sum":
+        return f"{int(question) + int(told):0{LENGTH}d}"
     if kind == "hidden_scramble":
-        return question, "".join(question[int(place)] for place in told)
-    return question, question.translate(str.maketrans(known, told))
+        return "".join(question[int(place)] for place in told)
+    return question.translate(str.maketrans(known, told))
 
 
 def hidden_items(kind: str, seed: int, count: int) -> list[dict[str, str]]:
@@ -78,10 +86,10 @@ def hidden_items(kind: str, seed: int, count: int) -> list[dict[str, str]]:
 
 
 def documents(seed: int, count: int) -> Iterator[str]:
-    """Text to train on: LINES demonstrations of one rule in each document, the kinds in turn."""
+    """Text to train on: LINES demonstrations of one rule in each document, the kinds by their turns."""
     dice = generator(seed, "hidden documents")
     for number in range(count):
-        kind = KINDS[number % len(KINDS)]
+        kind = TURNS[number % len(TURNS)]
         rule = draw_rule(kind, dice, testing=False)
         yield "".join(f"{question}:{answer}\n" for question, answer in (ask(kind, rule, dice, False) for _ in range(LINES)))
 

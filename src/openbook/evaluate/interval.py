@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openbook.model.initialise import generator
 
 RESAMPLES = 1_000
 LEVEL = 0.95
+ROUNDING = 1e-12
+"""Resamples that differ by less than this agree."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bits per byte, and the ends of its 95 % interval; None where there is one document, which says nothing about others."""
+    """Bits per byte, and the ends of its 95 % interval; None where there is none, as of one document."""
 
     bpb: float
     low: float | None
@@ -43,5 +46,13 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int) -> tuple[f
     for index in range(RESAMPLES):
         drawn = dice.integers(0, count, count)
         ratios[index] = tops_d[drawn].sum() / bottoms_d[drawn].sum()
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return value, float(low), float(high)
+    return value, *ends(ratios)
+
+
+def ends(drawn: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
+    """Of a statistic's resamples the percentile interval; none where they all agree: a share of 0 or 1, of which the bootstrap would
+    wrongly say that it is certain."""
+    if not len(drawn) or np.ptp(drawn) <= ROUNDING:
+        return None, None
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
-from openbook.files import canonical_json, make_folder
+from openbook.files import make_folder
 from openbook.progress import track
 
 UNIT = 32
@@ -45,7 +45,7 @@ def collect(
             bar.update(len(asked) - len(missing) + start)
             for record in answer(missing[start : start + UNIT]):
                 done[record["draw"], record["item"]] = record
-                journal.write(canonical_json(record) + "\n")
+                journal.write(_line(record))
             journal.flush()
     return done
 
@@ -71,13 +71,18 @@ def _finished(out: Path, name: str, facts: dict[str, Any]) -> dict[tuple[int, in
     return {(record["draw"], record["item"]): record for record in records}
 
 
+def _line(part: dict[str, Any]) -> str:
+    """With keys in their own order: a result that was interrupted is the same file, to the byte."""
+    return json.dumps(part, ensure_ascii=False) + "\n"
+
+
 @contextmanager
 def _journal(out: Path, name: str, facts: dict[str, Any], done: dict[tuple[int, int], Record]) -> Iterator[TextIO]:
     """The file to append to, begun anew with what is known: a torn line, or other facts' records, do not stay."""
     make_folder(out)
     path = out / f"{name}.items.jsonl"
     aside = path.with_suffix(".partial")
-    aside.write_text("".join(canonical_json(part) + "\n" for part in (facts, *done.values())), encoding="utf-8")
+    aside.write_text("".join(map(_line, (facts, *done.values()))), encoding="utf-8")
     aside.replace(path)
     with path.open("a", encoding="utf-8") as file:
         yield file

@@ -37,4 +37,4 @@ def tried(task: Task, written: Sequence[tuple[Mapping[str, Any], Sequence[str]]]
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:
-    return {"passed": verdict.passed, "why": verdict.why}
+    return {"passed": verdict.passed, "why": verdict.why, "apart": verdict.apart}

@@ -9,13 +9,17 @@ from typing import Any
 
 from openbook.errors import InputError
 from openbook.evaluate.data import path_of
-from openbook.evaluate.models import CannotScore, LanguageModel
+from openbook.evaluate.models import CannotScore, DoesNotFit, LanguageModel
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.task import DataSection, Examples, Task, builtin, suites, task_named
 from openbook.words import count, figure, percent
 
 PERCENT = ("accuracy", "exact", "f1", "number_match", "pass@", "content_overlap", "change")
 """Beginnings of the names of metrics that are shares of 1."""
+
+GUARDED = (
+    "this system allows no namespaces: Python's audit hooks guarded it from what the model wrote, which keeps out accidents, not attackers"
+)
 
 
 def chosen(suite: str | None, names: Sequence[str]) -> list[Task]:
@@ -42,7 +46,8 @@ def absent(task: Task, folder: Path, generated: bool = False) -> list[Path]:
 def evaluate_all(
     model: LanguageModel, tasks: Sequence[Task], settings: Settings, data: Path, out: Path, corpus: Sequence[Path] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Results of tasks, and why others of several were left out: no data, or an endpoint that cannot score.
+    """Results of tasks, and why others of several were left out: no data, an endpoint that cannot score, or a
+    window that is too short.
 
     Raises InputError for one task alone that cannot be evaluated, and if none of several can.
     """
@@ -58,7 +63,7 @@ def evaluate_all(
             own = replace(own, shots=0, draws=1) if task.kind == "rolling" else own
         try:
             results.append(evaluate(model, task, own, data, out, corpus))
-        except CannotScore as error:
+        except (CannotScore, DoesNotFit) as error:
             if len(tasks) == 1:
                 raise
             left_out[task.name] = str(error)
@@ -74,7 +79,12 @@ def table(results: Sequence[dict[str, Any]], left_out: dict[str, str]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row)) for row in rows]
     lines += [_split_line(result) for result in results if result.get("contamination")]
+    lines += [f"note      {result['task']}: {GUARDED}" for result in results if _guarded(result)]
     return "\n".join([*lines, *(f"left out  {name}: {why}" for name, why in left_out.items())])
+
+
+def _guarded(result: dict[str, Any]) -> bool:
+    return any(not sample.get("apart", True) for item in result["items"] for sample in item.get("samples", ()))
 
 
 def _split_line(result: dict[str, Any]) -> str:

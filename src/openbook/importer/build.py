@@ -19,6 +19,7 @@ from openbook.files import write_json, written_aside
 from openbook.importer.describe import recipe_text
 from openbook.importer.nanogpt import read_checkpoint
 from openbook.importer.native import as_folder
+from openbook.importer.original import SHAPE, read_original
 from openbook.importer.source import Source, find
 from openbook.importer.tokenizers import prepare
 from openbook.model.config import TransformerConfig
@@ -48,7 +49,7 @@ class Found:
 def import_model(
     place: str, revision: str | None = None, out: Path | None = None, allow_extra: bool = False, tokenizer: Path | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """Makes a run directory from a folder, a nanoGPT checkpoint or a repository of the hub; returns it with what was imported.
+    """Makes a run directory from a folder, a checkpoint of nanoGPT or a repository of the hub; returns it with what was imported.
 
     tokenizer: a folder with the tokenizer's files, where they do not lie beside the weights. Raises InputError for everything that is
     wrong with the model, and then leaves nothing behind.
@@ -59,15 +60,12 @@ def import_model(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; choose another --out")
     with tempfile.TemporaryDirectory() as scratch, written_aside(path) as aside:
-        if source.path.is_file():
-            found = _checkpoint(source.path, allow_extra)
-        else:
-            found = _folder(as_folder(source.path, Path(scratch) / "model"), allow_extra)
+        found = _found(source.path, Path(scratch) / "model", allow_extra)
         folder = Path(scratch) / "tokenizer"
         beside = source.path.parent if source.path.is_file() else source.path
         encoder = prepare(tokenizer or beside, folder, found.content, found.config.vocab_size)
         content = dict(found.content)
-        if found.model is not None:
+        if found.content.get("eos_token_id") is None:
             content |= {"bos_token_id": encoder.begin_of_document, "eos_token_id": encoder.end_of_document}
         recipe_path = Path(scratch) / "recipe.toml"
         description = f"Imported from {source.place}" + (f" at revision {source.revision}" if source.revision else "")
@@ -81,14 +79,22 @@ def import_model(
     return path, record["summary"]
 
 
-def _folder(folder: Path, allow_extra: bool) -> Found:
-    config, tensors, extra = require_weights(folder, allow_extra)
-    return Found(config, read_facts(folder / "config.json").content, [entry for entry, _ in tensors], extra)
+def _found(path: Path, scratch: Path, allow_extra: bool) -> Found:
+    """The model of a folder or file; `scratch` is a folder for what has to be written anew, which is made if it has to be."""
+    if path.is_file():
+        model, extra = read_checkpoint(path, allow_extra)
+        return Found(model.config, _without_ends(model.config), [], extra, model)
+    if (path / SHAPE).is_file() and not (path / "config.json").is_file():
+        config, tensors, extra = read_original(path, scratch, allow_extra)
+        return Found(config, _without_ends(config), tensors, extra)
+    folder = as_folder(path, scratch)
+    config, wanted, extra = require_weights(folder, allow_extra)
+    return Found(config, read_facts(folder / "config.json").content, [entry for entry, _ in wanted], extra)
 
 
-def _checkpoint(path: Path, allow_extra: bool) -> Found:
-    model = read_checkpoint(path, allow_extra)
-    return Found(model.config, exported_config(model.config, 0), [], [], model)
+def _without_ends(config: TransformerConfig) -> dict[str, Any]:
+    """The `config.json` of a model that does not say which tokens begin and end a document: its tokenizer has to."""
+    return exported_config(config, 0) | {"bos_token_id": None, "eos_token_id": None}
 
 
 def _keep(run: Run, source: Source, found: Found, content: Mapping[str, Any], tokenizer: Path) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,30 +9,39 @@ import torch
 from torch import Tensor
 
 from openbook.errors import InputError
-from openbook.model.config import TransformerConfig
+from openbook.importer.shapes import require_shapes
 from openbook.model.exchange.facts import Facts
-from openbook.model.exchange.family import Stored, layout
+from openbook.model.exchange.family import layout
 from openbook.model.exchange.gpt2 import GPT2
+from openbook.model.exchange.shared import Sizes
 from openbook.model.exchange.tensors import unpickle
 from openbook.model.transformer import Transformer
 
 COMPILED = "_orig_mod."
 """What torch.compile puts before every name."""
 NANOGPT = replace(GPT2, architecture="nanoGPT", transposed=False)
+SIZES = Sizes("block_size", "n_layer", "n_embd", "n_head")
 
 
-def read_checkpoint(path: Path, allow_extra: bool) -> Transformer:
-    """The model of a checkpoint. Raises InputError if it is none of nanoGPT's, or is not whole."""
+def read_checkpoint(path: Path, allow_extra: bool) -> tuple[Transformer, list[str]]:
+    """The model of a checkpoint, and the names of superfluous tensors. Raises InputError if it is none of nanoGPT's, or is not whole."""
     content = unpickle(path)
     arguments, state = content.get("model_args"), content.get("model")
     if not isinstance(arguments, dict) or not isinstance(state, dict):
         raise InputError(f"{path}: not a checkpoint of nanoGPT, which holds model and model_args; has {', '.join(map(str, content))[:200]}")
+    facts = Facts(path, arguments, "model_args.")
     tensors = {str(name).removeprefix(COMPILED): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    config = _config(Facts(path, arguments, "model_args."))
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight" and not name.endswith(".attn.bias")}
+    config = SIZES.read(facts, positions="learned", qkv_bias=True, output_bias=True, activation="gelu", tied_head=True)
     with torch.device("meta"):
         described = dict(Transformer(config).named_parameters())
-    biased = Facts(path, arguments, "model_args.").flag("bias", True)
-    _require(path, layout(NANOGPT, config, described), described, tensors, biased, allow_extra)
+    unbiased = not facts.flag("bias", True)
+    wanted = {
+        name: stored.shape(described)
+        for name, stored in layout(NANOGPT, config, described).items()
+        if not (unbiased and name.endswith(".bias") and name not in tensors)
+    }
+    extra = require_shapes(path, wanted, {name: tensor.shape for name, tensor in tensors.items()}, "model_args", allow_extra)
     model = Transformer(config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -43,50 +51,4 @@ def read_checkpoint(path: Path, allow_extra: bool) -> Transformer:
             else:  # a bias that the model does not have
                 for part, _ in stored.parts:
                     parameters[part].zero_()
-    return model.eval()
-
-
-def _config(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("n_embd"), facts.whole("n_head")
-    if width % heads:
-        raise facts.wrong("n_head", f"should divide n_embd = {width}")
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("block_size"),
-        layers=facts.whole("n_layer", most=1024),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
-        mlp_width=4 * width,
-        norm="layer",
-        norm_eps=1e-5,
-        positions="learned",
-        qkv_bias=True,
-        output_bias=True,
-        activation="gelu",
-        mlp_bias=True,
-        tied_head=True,
-    )
-
-
-def _require(
-    path: Path,
-    wanted: Mapping[str, Stored],
-    described: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    biased: bool,
-    allow_extra: bool,
-) -> None:
-    """Everything is there, but for biases where there are none, has its shape, and there is nothing else."""
-    for name, stored in wanted.items():
-        if name not in tensors:
-            if name.endswith(".bias") and not biased:
-                continue
-            raise InputError(f"{path}: tensor {name} is missing")
-        if list(tensors[name].shape) != (shape := stored.shape(described)):
-            raise InputError(f"{path}: tensor {name} has shape {list(tensors[name].shape)}; model_args call for {shape}")
-    buffers = {name for name in tensors if name.endswith(".attn.bias")}
-    extra = sorted(set(tensors) - set(wanted) - {"lm_head.weight"} - buffers)
-    if extra and not allow_extra:
-        raise InputError(f"{path}: tensor {extra[0]} is unknown to nanoGPT; --allow-extra leaves such tensors out")
+    return model.eval(), extra

@@ -17,6 +17,8 @@ from openbook.model.tokenizer import TO_BYTE, Tokenizer, load_tokenizer
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("gpt2-vocab.json", "gpt2-merges.txt"))
 """Vocabulary and merges as Hugging Face, OpenAI and metaseq call them."""
+END = "<|endoftext|>"
+"""What GPT-2's vocabulary calls the end of a document; its checkpoints say it nowhere."""
 KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "model_max_length", "chat_template")
 """Settings that belong to the tokenizer and not to a class of transformers."""
 LARGEST_FILE = 256 * 2**20
@@ -96,6 +98,8 @@ def _completed(settings: Mapping[str, Any], config: Mapping[str, Any], path: Pat
         first = identifiers[0] if isinstance(identifiers, list) and identifiers else identifiers
         if not isinstance(kept.get(name), str) and isinstance(first, int) and first in spelled:
             kept[name] = spelled[first]
+    if "eos_token" not in kept and END in spelled.values():
+        kept["eos_token"] = END
     if config.get("model_type") == "opt" and "bos_token" in kept:
         kept.setdefault("add_bos_token", True)  # OPT puts </s> before every text, which its vocabulary alone does not say
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}

@@ -21,6 +21,12 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
+    @property
+    def for_later(self) -> bool:
+        """Whether the same request may well be let in when it is asked again: no room now, or no engine."""
+        hopeless = (self.headers or {}).get("x-should-retry") == "false"
+        return (self.status == 429 and not hopeless) or self.code == "upstream_unavailable"
+
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self._type(), "param": self.param, "code": self.code}}
 

@@ -17,7 +17,7 @@ from openbook.model.exchange import load_weights
 from openbook.model.sample import Sampling, Token
 from openbook.model.tokenizer import Tokenizer, load_tokenizer
 from openbook.model.transformer import Transformer
-from openbook.talk import Ask, pieces_of
+from openbook.talk import Ask, Piece, pieces_of
 
 
 def load(weights: Path) -> tuple[Transformer, Tokenizer]:
@@ -63,7 +63,7 @@ def chatting(weights: Path, name: str) -> Iterator[Ask]:
     try:
         desk = Desk({name: describe(name, weights, engine, tokenizer)}, Limits())
 
-        async def answered(body: dict[str, Any], take: Callable[[str], None]) -> None:
+        async def answered(body: dict[str, Any], take: Callable[[Piece], None]) -> None:
             answer = await begin(desk, json.dumps(body | {"model": name}).encode(), Account())
             try:
                 async for frame in answer.frames():
@@ -74,7 +74,7 @@ def chatting(weights: Path, name: str) -> Iterator[Ask]:
 
         with asyncio.Runner() as runner:
 
-            def ask(body: dict[str, Any], take: Callable[[str], None]) -> None:
+            def ask(body: dict[str, Any], take: Callable[[Piece], None]) -> None:
                 try:
                     runner.run(answered(body, take))
                 except ApiError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from openbook.serve.text.grammar import Grammars
 
 @dataclass(frozen=True)
 class Served:
-    """One model under its name. `end` ends a turn of a chat, `fill_in` is None for a model that was not trained to fill in."""
+    """One model under its name. `end` ends a turn of a chat, `fill_in` is None for a model that was not trained to fill in.
+
+    A model with an adapter has the model without as its `parent`, and the engine's name for its adapter."""
 
     name: str
     engine: Engine
@@ -30,6 +32,12 @@ class Served:
     ends: tuple[int, ...] = ()
     """Tokens that end a turn besides `end`."""
     created: int = field(default_factory=lambda: int(time.time()))
+    parent: Served | None = None
+    adapter: str | None = None
+
+    def adapted(self, name: str, adapter: str) -> Served:
+        """The same model with an adapter that its engine has loaded, under a name of its own."""
+        return replace(self, name=name, adapter=adapter, parent=self, created=int(time.time()))
 
     @property
     def context(self) -> int:
@@ -42,15 +50,17 @@ class Served:
 
     @cached_property
     def grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.end)
+        return self.parent.grammars if self.parent else Grammars(self.tokenizer, self.end)
 
     @cached_property
     def document_grammars(self) -> Grammars:
         """For texts that end as documents do."""
+        if self.parent:
+            return self.parent.document_grammars
         return self.grammars if self.end == self.tokenizer.end_of_document else Grammars(self.tokenizer, self.tokenizer.end_of_document)
 
     def card(self, name: str) -> dict[str, Any]:
-        """The model object of the API, under a name that the server has for it; the last two fields are this server's own."""
+        """The model object of the API, under a name that the server has for it; the last fields are our own, and vLLM's `parent`."""
         return {
             "id": name,
             "object": "model",
@@ -58,6 +68,7 @@ class Served:
             "owned_by": "openbook",
             "context_window": self.context,
             "fill_in": self.fill_in is not None,
+            **({"parent": self.parent.name} if self.parent else {}),
         }
 
 

@@ -10,16 +10,18 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openbook.errors import InputError
 from openbook.progress import say
 from openbook.serve.local import load
+from openbook.serve.settings import EngineSettings
 
 if TYPE_CHECKING:
     from openbook.serve.front import Front
+    from openbook.serve.served import Served
 
 GRACE = 3
 """Seconds that answers under way get to finish after Ctrl-C, before they are told that the server stops."""
@@ -47,6 +49,20 @@ class Options:
     """Whether a server without keys may listen beyond this machine."""
     tls: tuple[Path, Path] | None = None
     """(certificate chain, private key), both PEM."""
+    engines: Mapping[str, EngineSettings] = field(default_factory=dict)
+    """By model; the defaults for a model that is not here."""
+    adapters: Mapping[str, AdapterOf] = field(default_factory=dict)
+    """LoRA adapters by the names that they are asked for."""
+    adapter_folder: Path | None = None
+    """Adapters below it may be loaded while the server runs, and all be unloaded; None lets nobody."""
+
+
+@dataclass(frozen=True)
+class AdapterOf:
+    """A folder in peft's format, and the model that it is for: the only one for None."""
+
+    folder: Path
+    model: str | None = None
 
 
 def serve(models: Mapping[str, Path], options: Options, ready: Callable[[str], None]) -> None:
@@ -136,7 +152,7 @@ def _check_tls(certificate: Path, key: Path) -> None:
 def _run(models: Mapping[str, Path], listener: socket.socket, options: Options, front: Front, ready: Callable[[str], None]) -> None:
     import uvicorn
 
-    from openbook.engine import Engine
+    from openbook.serve.adapters import Adapters
     from openbook.serve.api import Desk, Limits, create_app
     from openbook.serve.protocol import PatientProtocol
     from openbook.serve.served import describe
@@ -148,18 +164,23 @@ def _run(models: Mapping[str, Path], listener: socket.socket, options: Options, 
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             desk.draining = True
-            for served in desk.models.values():
+            for served in found.values():
                 asyncio.get_running_loop().call_later(GRACE, served.engine.close)
             await super().shutdown(sockets)
 
     desk = Desk({}, Limits(origins=options.origins, local=_local(listener)))
-    found = {}
+    before = front if front.store or front.pool else None
+    adapters = Adapters(desk, options.adapter_folder, before)
+    found: dict[str, Served] = {}
     try:
         for name, weights in models.items():
             model, tokenizer = load(weights)
-            found[name] = describe(name, weights, Engine(model), tokenizer)
+            engine = options.engines.get(name, EngineSettings()).engine(model)
+            found[name] = describe(name, weights, engine, tokenizer)
         desk.models = found
-        app = create_app(desk, options.data, options.log_text, front if front.store or front.pool else None)
+        for name, adapter in options.adapters.items():
+            adapters.load(name, adapter.folder, adapter.model)
+        app = create_app(desk, options.data, options.log_text, before, adapters)
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
         tls: dict[str, Any] = dict(zip(("ssl_certfile", "ssl_keyfile"), options.tls or (), strict=False))
         config = uvicorn.Config(app, http=PatientProtocol, ws="none", timeout_graceful_shutdown=2 * GRACE, **quiet, **tls)

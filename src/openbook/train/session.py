@@ -34,6 +34,7 @@ from openbook.train.fingerprint import fingerprint
 from openbook.train.history import History, cause_of, history
 from openbook.train.peak import combined_peak
 from openbook.train.policy import Memory, straggler
+from openbook.train.shards import whole_model
 from openbook.train.step import PRECISIONS, StepResult, Trainer
 from openbook.train.validation import Validation
 from openbook.train.workers import LostWorker, Workers, exchange, require_agreement, require_enough_work
@@ -337,10 +338,14 @@ class Session:
             self.book.append("validation", **facts, bits_per_byte=scores, mean=mean)
 
     def _evaluate(self, done: int) -> None:
-        if not (self.writes and self.run.watch and is_due(self.section, done, self.run.recipe.evaluate.every)):
+        section = self.run.recipe.evaluate
+        if not (section.tasks and is_due(self.section, done, section.every)):
             return
         with self._phase("validate"), torch.random.fork_rng(devices=[]):
-            found = self.run.watch(self.trainer.model, f"{self.key} branch {self.state.memory.branch}", done)
+            model = whole_model(self.trainer.model, keep=self.writes)
+            if not (self.writes and self.run.watch):
+                return
+            found = self.run.watch(model, f"{self.key} branch {self.state.memory.branch}", done)
         self.book.append("evaluation", step=done, tokens=self.state.tokens, seconds=self.state.seconds, tasks=found)
 
     def _save_is_due(self) -> bool:

@@ -75,6 +75,17 @@ def located(measure: Measure, data: Path) -> tuple[list[Path], list[str]]:
     return there, absent
 
 
+def sources(data: Path) -> list[dict[str, Any]]:
+    """For each measure that needs data: its files that are there, which are absent, by their first names, and where the set comes from."""
+    found = []
+    for measure in (one for one in MEASURES.values() if one.files):
+        there = [next((name for name in names if (data / name).is_file()), None) for names in measure.files]
+        absent = [str(data / names[0]) for names, name in zip(measure.files, there, strict=True) if name is None]
+        facts = {"measure": measure.name, "files": [name for name in there if name], "absent": absent, "origin": measure.origin}
+        found.append({**facts, "needed": "some" if measure.partly else "all"})
+    return found
+
+
 def audit(model: LanguageModel, measure: Measure, options: Options, data: Path, out: Path, judges: Judges) -> dict[str, Any]:
     """Answers what is not answered yet, and returns what NAME.json holds."""
     paths, absent = located(measure, data)

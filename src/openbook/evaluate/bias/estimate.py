@@ -7,11 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from openbook.evaluate.interval import LEVEL, RESAMPLES
+from openbook.evaluate.interval import RESAMPLES, ends
 from openbook.model.initialise import generator
 
-ROUNDING = 1e-12
-"""Resamples that differ by less than this agree."""
 Sums = NDArray[np.float64]
 """(…, columns): sums over the clusters that were drawn."""
 Statistic = Callable[[Sums], Sums]
@@ -43,15 +41,10 @@ def resampled(count: int, seed: int) -> Sums:
 
 
 def found(value: Sums, drawn: Sums | None) -> Found:
-    """A value, with the interval that its resamples give where the statistic is defined. None where they all agree: a share of 0 or 1, of
-    which the bootstrap wrongly says that it is certain."""
+    """A value, with the interval that its resamples give where the statistic is defined."""
     known = drawn[np.isfinite(drawn)] if drawn is not None else np.empty(0)
-    tells = len(known) and np.isfinite(value) and np.ptp(known) > ROUNDING
-    ends = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if tells else (None, None)
-    return {
-        "value": float(value) if np.isfinite(value) else None,
-        **{name: None if end is None else float(end) for name, end in zip(("low", "high"), ends, strict=True)},
-    }
+    low, high = ends(known) if np.isfinite(value) else (None, None)
+    return {"value": float(value) if np.isfinite(value) else None, "low": low, "high": high}
 
 
 def share(top: int = 0, bottom: int = 1) -> Statistic:

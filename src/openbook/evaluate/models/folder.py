@@ -36,6 +36,7 @@ class Folder(TokenModel):
             missing = "max_position_embeddings in config.json" if window is None else "bos_token or eos_token in tokenizer_config.json"
             raise InputError(f"{path}: has no {missing}")
         self.window, self.beginning = int(window), int(beginning)
+        self.prefix = tuple(self.tokenizer.encode(""))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)

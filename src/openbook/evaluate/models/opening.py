@@ -13,6 +13,7 @@ from openbook.evaluate.models.endpoint import Endpoint
 from openbook.evaluate.models.engine import Engine
 from openbook.evaluate.models.folder import Folder
 from openbook.evaluate.models.interface import LanguageModel
+from openbook.evaluate.models.spelled import SpelledEndpoint
 from openbook.files import sha256_file, sha256_json
 from openbook.model.exchange import load_weights
 from openbook.model.tokenizer import load_tokenizer
@@ -30,7 +31,7 @@ def open_model(target: str, batch: int = 16, stride: int | None = None, model: s
     endpoint's. Raises InputError that says what is missing.
     """
     if target.startswith(("http://", "https://")):
-        return Endpoint(target, model, os.environ.get(KEY))
+        return open_endpoint(Endpoint(target, model, os.environ.get(KEY)), stride)
     folder = weights_folder(Path(target))
     identity = _identity(folder)
     if foreign:
@@ -42,6 +43,14 @@ def open_model(target: str, batch: int = 16, stride: int | None = None, model: s
             raise
         say(f"opened by transformers instead of our engine: {error}")
     return Folder(folder, f"{FOREIGN} {identity}", batch, stride)
+
+
+def open_endpoint(endpoint: Endpoint, stride: int | None = None) -> LanguageModel:
+    """By tokens, if the endpoint says how it makes them; else by texts alone."""
+    try:
+        return SpelledEndpoint(endpoint, stride)
+    except InputError:
+        return endpoint
 
 
 def weights_folder(path: Path) -> Path:

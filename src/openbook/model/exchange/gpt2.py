@@ -7,8 +7,9 @@ from typing import Any
 from openbook.model.config import TransformerConfig
 from openbook.model.exchange.facts import Facts
 from openbook.model.exchange.family import Family, in_layers
-from openbook.model.exchange.shared import PLAIN, head_width, written_activation
+from openbook.model.exchange.shared import PLAIN, Sizes, written_activation
 
+SIZES = Sizes("n_positions", "n_layer", "n_embd", "n_head", "n_inner")
 NAMES = {
     "embedding": "transformer.wte",
     "position": "transformer.wpe",
@@ -31,35 +32,21 @@ NAMES = {
 
 
 def read(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("n_embd"), facts.whole("n_head")
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("n_positions"),
-        layers=facts.whole("n_layer"),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=head_width(facts, width, heads),
-        mlp_width=facts.whole("n_inner", 4 * width),
-        norm="layer",
+    return SIZES.read(
+        facts,
         norm_eps=facts.number("layer_norm_epsilon", 1e-5),
         positions="learned",
         qkv_bias=True,
         output_bias=True,
         score_scale=None if facts.flag("scale_attn_weights", True) else 1.0,
         activation=facts.choice("activation_function", PLAIN, "gelu_new"),
-        mlp_bias=True,
         tied_head=facts.flag("tie_word_embeddings", True),
     )
 
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "n_positions": config.context,
-        "n_layer": config.layers,
-        "n_embd": config.width,
-        "n_head": config.heads,
-        "n_inner": config.mlp_width,
+        **SIZES.write(config),
         "activation_function": written_activation(config.activation),
         "layer_norm_epsilon": config.norm_eps,
         "scale_attn_weights": config.score_scale != 1,

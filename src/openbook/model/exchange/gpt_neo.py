@@ -8,8 +8,9 @@ from openbook.model.config import TransformerConfig, Window
 from openbook.model.exchange.facts import LAYERS, Facts
 from openbook.model.exchange.family import Family, in_layers
 from openbook.model.exchange.gpt2 import NAMES as GPT2_NAMES
-from openbook.model.exchange.shared import PLAIN, head_width, repeating, written_activation
+from openbook.model.exchange.shared import PLAIN, Sizes, repeating, written_activation
 
+SIZES = Sizes("max_position_embeddings", "num_layers", "hidden_size", "num_heads", "intermediate_size")
 NAMES = {
     **GPT2_NAMES,
     **in_layers(
@@ -20,24 +21,14 @@ NAMES = {
 
 
 def read(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("hidden_size"), facts.whole("num_heads")
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("max_position_embeddings"),
-        layers=facts.whole("num_layers", most=LAYERS),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=head_width(facts, width, heads),
-        mlp_width=facts.whole("intermediate_size", 4 * width),
-        norm="layer",
+    return SIZES.read(
+        facts,
         norm_eps=facts.number("layer_norm_epsilon", 1e-5),
         positions="learned",
         windows=repeating(_windows(facts)),
         output_bias=True,
         score_scale=1.0,
         activation=facts.choice("activation_function", PLAIN, "gelu_new"),
-        mlp_bias=True,
         tied_head=facts.flag("tie_word_embeddings", True),
     )
 
@@ -58,11 +49,7 @@ def _windows(facts: Facts) -> list[Window | None]:
 def write(config: TransformerConfig) -> dict[str, Any]:
     windows = [config.window(layer) for layer in range(config.layers)]
     return {
-        "max_position_embeddings": config.context,
-        "num_layers": config.layers,
-        "hidden_size": config.width,
-        "num_heads": config.heads,
-        "intermediate_size": config.mlp_width,
+        **SIZES.write(config),
         "attention_types": [[["local" if window else "global"], 1] for window in windows],
         "window_size": next((window.width for window in windows if window), 256),
         "activation_function": written_activation(config.activation),

@@ -10,8 +10,9 @@ from openbook.model.config import TransformerConfig
 from openbook.model.exchange.facts import Facts
 from openbook.model.exchange.family import Family, in_layers
 from openbook.model.exchange.rope import read_rotary, written_rotary
-from openbook.model.exchange.shared import PLAIN, head_width, written_activation
+from openbook.model.exchange.shared import PLAIN, Sizes, head_width, written_activation
 
+SIZES = Sizes("max_position_embeddings", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
 NAMES = {
     "embedding": "gpt_neox.embed_in",
     "final_norm": "gpt_neox.final_layer_norm",
@@ -33,29 +34,19 @@ NAMES = {
 
 
 def read(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("hidden_size"), facts.whole("num_attention_heads")
-    each, biased = head_width(facts, width, heads), facts.flag("attention_bias", True)
+    each, biased = head_width(facts, facts.whole("hidden_size"), facts.whole("num_attention_heads")), facts.flag("attention_bias", True)
     parameters = facts.table("rope_scaling") or facts.table("rope_parameters")
     held = parameters if parameters is not None and "partial_rotary_factor" in parameters else facts
     share = held.number("partial_rotary_factor", facts.number("rotary_pct", 0.25))
     turned = int(each * share)  # as transformers rounds it
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("max_position_embeddings"),
-        layers=facts.whole("num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=each,
-        mlp_width=facts.whole("intermediate_size"),
-        norm="layer",
+    return SIZES.read(
+        facts,
         norm_place="parallel" if facts.flag("use_parallel_residual", True) else "pre",
         norm_eps=facts.number("layer_norm_eps", 1e-5),
         rotary=read_rotary(facts, turned / each, facts.number("rotary_emb_base", 10_000.0)),
         qkv_bias=biased,
         output_bias=biased,
         activation=facts.choice("hidden_act", PLAIN, "gelu"),
-        mlp_bias=True,
         tied_head=facts.flag("tie_word_embeddings", False),
     )
 
@@ -69,11 +60,7 @@ def _written_share(config: TransformerConfig) -> float:
 def write(config: TransformerConfig) -> dict[str, Any]:
     rotary = written_rotary(config)
     return {
-        "max_position_embeddings": config.context,
-        "num_hidden_layers": config.layers,
-        "hidden_size": config.width,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
+        **SIZES.write(config),
         "use_parallel_residual": config.norm_place == "parallel",
         "rotary_pct": _written_share(config),
         "rotary_emb_base": rotary["rope_theta"],

@@ -8,6 +8,7 @@ from typing import Any
 from openbook.model.config import Rotary, TransformerConfig
 from openbook.model.exchange.facts import Facts
 from openbook.model.exchange.family import Family, in_layers
+from openbook.model.exchange.gpt2 import SIZES
 from openbook.model.exchange.shared import PLAIN, head_width, written_activation
 
 NAMES = {
@@ -30,24 +31,14 @@ NAMES = {
 
 
 def read(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("n_embd"), facts.whole("n_head")
-    each = head_width(facts, width, heads)
+    each = head_width(facts, facts.whole("n_embd"), facts.whole("n_head"))
     turned = facts.whole("rotary_dim", 64 if "rotary_dim" not in facts.content else None, most=each)
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("n_positions"),
-        layers=facts.whole("n_layer"),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=each,
-        mlp_width=facts.whole("n_inner", 4 * width),
-        norm="layer",
+    return SIZES.read(
+        facts,
         norm_place="parallel-shared",
         norm_eps=facts.number("layer_norm_epsilon", 1e-5),
         rotary=Rotary(share=turned / each, pairs="neighbours"),
         activation=facts.choice("activation_function", PLAIN, "gelu_new"),
-        mlp_bias=True,
         tied_head=facts.flag("tie_word_embeddings", False),
         head_bias=True,
     )
@@ -55,11 +46,7 @@ def read(facts: Facts) -> TransformerConfig:
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "n_positions": config.context,
-        "n_layer": config.layers,
-        "n_embd": config.width,
-        "n_head": config.heads,
-        "n_inner": config.mlp_width,
+        **SIZES.write(config),
         "rotary_dim": round(config.head_width * config.rotary.share),
         "activation_function": written_activation(config.activation),
         "layer_norm_epsilon": config.norm_eps,

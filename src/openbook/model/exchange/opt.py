@@ -8,8 +8,9 @@ from typing import Any
 from openbook.model.config import TransformerConfig
 from openbook.model.exchange.facts import Facts
 from openbook.model.exchange.family import Family, in_layers
-from openbook.model.exchange.shared import PLAIN, head_width, written_activation
+from openbook.model.exchange.shared import PLAIN, Sizes, written_activation
 
+SIZES = Sizes("max_position_embeddings", "num_hidden_layers", "hidden_size", "num_attention_heads", "ffn_dim")
 NAMES = {
     "embedding": "model.decoder.embed_tokens",
     "position": "model.decoder.embed_positions",
@@ -34,20 +35,11 @@ NAMES = {
 
 
 def read(facts: Facts) -> TransformerConfig:
-    width, heads = facts.whole("hidden_size"), facts.whole("num_attention_heads")
-    biased, embedded = facts.flag("enable_bias", True), facts.whole("word_embed_proj_dim", width)
-    return TransformerConfig(
-        vocab_size=facts.whole("vocab_size"),
-        context=facts.whole("max_position_embeddings"),
-        layers=facts.whole("num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_width=head_width(facts, width, heads),
-        mlp_width=facts.whole("ffn_dim"),
-        norm="layer",
+    width, biased = facts.whole("hidden_size"), facts.flag("enable_bias", True)
+    embedded = facts.whole("word_embed_proj_dim", width)
+    return SIZES.read(
+        facts,
         norm_place="pre" if facts.flag("do_layer_norm_before", True) else "post",
-        norm_eps=1e-5,
         positions="learned",
         position_offset=2,
         qkv_bias=biased,
@@ -61,11 +53,7 @@ def read(facts: Facts) -> TransformerConfig:
 
 def write(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "max_position_embeddings": config.context,
-        "num_hidden_layers": config.layers,
-        "hidden_size": config.width,
-        "num_attention_heads": config.heads,
-        "ffn_dim": config.mlp_width,
+        **SIZES.write(config),
         "do_layer_norm_before": config.norm_place == "pre",
         "word_embed_proj_dim": config.embedding_width or config.width,
         "activation_function": written_activation(config.activation),

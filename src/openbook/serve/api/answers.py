@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from openbook.engine import EngineClosed, Event, Job, QueueFull, Work
+from openbook.engine import DeadlinePassed, EngineClosed, Event, Job, QueueFull, Work
+from openbook.errors import InputError
 from openbook.model.generate import Sampling
 from openbook.serve.api.choices import Choice, Part
 from openbook.serve.api.desk import Account, blamed
-from openbook.serve.api.wire import Drawn, Format
+from openbook.serve.api.wire import Drawn, Format, StreamOptions
 from openbook.serve.errors import ApiError, failed, invalid
 from openbook.serve.served import Served
 from openbook.serve.text.grammar import GrammarMask, Grammars, inline, json_schema, regex
@@ -28,7 +29,9 @@ RETRY_AFTER = "1"
 
 
 class Sequences:
-    """Jobs submitted together, and a choice for each. Raises ApiError 429 if the queue is full, 400 if it could never hold them."""
+    """Jobs submitted together, and a choice for each, with the model's adapter and within the time of the account.
+
+    Raises ApiError 429 if the queue is full, 400 if it could never hold them, 404 if the adapter has been unloaded."""
 
     def __init__(self, served: Served, jobs: Sequence[Job], choices: Sequence[Choice], account: Account) -> None:
         self.choices, self._account = choices, account
@@ -36,7 +39,8 @@ class Sequences:
         if len(jobs) > served.engine.queue:
             raise invalid("n", f"{len(jobs)} are more choices than the {served.engine.queue} this server takes")
         self._events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
-        self._work = self._submit(served, [replace(job, salt=account.tenant or "") for job in jobs])
+        own: dict[str, Any] = {"salt": account.tenant or "", "adapter": served.adapter, "deadline": account.deadline}
+        self._work = self._submit(served, [replace(job, **own) for job in jobs])
         account.prompt_tokens += sum(len(prompt) for prompt in {id(job.prompt): job.prompt for job in jobs}.values())  # choices share one
 
     def _submit(self, served: Served, jobs: Sequence[Job]) -> Work:
@@ -50,6 +54,8 @@ class Sequences:
             return served.engine.submit(jobs, deliver)
         except EngineClosed as error:
             raise failed(error) from None
+        except InputError:
+            raise ApiError(404, f"the model {served.name!r} has just been unloaded", "model", "model_not_found") from None
         except QueueFull as error:
             raise ApiError(429, str(error), code="queue_full", headers={"Retry-After": RETRY_AFTER}) from None
 
@@ -59,12 +65,14 @@ class Sequences:
         self._events.put_nowait((0, None))
 
     async def parts(self) -> AsyncIterator[tuple[int, Part]]:
-        """(choice, part) as they come. Raises ApiError if a sequence failed."""
+        """(choice, part) as they come. Raises ApiError if a sequence failed, DeadlinePassed if the account's time is over."""
         left = len(self.choices)
         while left:
             index, event = await self._events.get()
             if event is None:
                 return
+            if isinstance(event, DeadlinePassed):
+                raise event
             if isinstance(event, Exception):
                 raise failed(event) from event
             choice = self.choices[index]
@@ -129,6 +137,13 @@ def usage(account: Account) -> dict[str, Any]:
     read, drawn = account.prompt_tokens, account.completion_tokens
     details = {"prompt_tokens_details": {"cached_tokens": account.cached_tokens}}
     return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn, **details}
+
+
+def usage_so_far(options: StreamOptions, account: Account) -> dict[str, Any]:
+    """The usage field of a chunk that has choices."""
+    if not options.include_usage:
+        return {}
+    return {"usage": usage(account) if options.continuous_usage_stats else None}
 
 
 def event(content: dict[str, Any], name: str | None = None) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from openbook.serve.adapters import Adapters
 from openbook.serve.api import chat, completions, embeddings, infill, responses, tokens
+from openbook.serve.api.adapters import LoadRequest, UnloadRequest, add_adapters
 from openbook.serve.api.answers import Answer, Streamed
 from openbook.serve.api.batches import Batches, BatchRequest, Begin
 from openbook.serve.api.desk import Account, Desk, account_of, read_body
@@ -53,22 +56,31 @@ class Front(Protocol):
     def door(self, app: ASGIApp, desk: Desk, log_text: bool) -> ASGIApp:
         """An application that lets requests through to another."""
 
-    def counted(self, path: str, begin: Begin) -> Begin:
-        """For the lines of batches, which come through no door."""
+    def lines(self, desk: Desk, begins: Mapping[str, Begin]) -> dict[str, Begin]:
+        """The same endpoints for the lines of batches, which come through no door."""
+
+    def taken(self) -> Collection[str]:
+        """Names that stand for something else than the desk's models."""
+
+    def tell(self, desk: Desk) -> None:
+        """The desk has other models than before."""
 
 
-def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None) -> FastAPI:
+def create_app(
+    desk: Desk, data: Path | None = None, log_text: bool = False, front: Front | None = None, adapters: Adapters | None = None
+) -> FastAPI:
     """An application that serves the models of a desk. The caller owns their engines, and closes them.
 
     `data` is the folder of files and batches; without one the server keeps none. `log_text` puts request bodies into the access log.
-    `front` has the keys, aliases and engines elsewhere; without one everybody may ask, for the desk's models.
+    `front` has the keys, aliases and engines elsewhere; without one everybody may ask, for the desk's models. `adapters` loads and unloads
+    them while the server runs; without it they stay as they are.
     """
     metrics = Metrics(desk)
     batches = None
     if data is not None:
         begins: dict[str, Begin] = {path: partial(begin, desk) for path, (_, begin) in ENDPOINTS.items() if path.startswith("/v1/")}
         if front is not None:
-            begins = {path: front.counted(path, begin) for path, begin in begins.items()}
+            begins = front.lines(desk, begins)
         batches = Batches(data / "batches", Files(data / "files"), begins)
 
     @asynccontextmanager
@@ -87,6 +99,7 @@ def create_app(desk: Desk, data: Path | None = None, log_text: bool = False, fro
     for path, (model, question) in QUESTIONS.items():
         app.add_api_route(path, _asking(desk, question), methods=["POST"], **_described(model, path, question))
     add_storage(app, desk, batches)
+    add_adapters(app, desk, adapters)
     _add_views(app, desk, metrics)
     _answer_errors(app)
     if front is not None:
@@ -106,6 +119,7 @@ def _described(model: type[Wire], path: str, handler: Callable[..., Any]) -> dic
 def _answering(desk: Desk, begin: Callable[[Desk, bytes, Account], Awaitable[Answer]], log_text: bool) -> Callable[..., Any]:
     async def endpoint(request: Request) -> Response:
         body, account = await read_body(request, desk.limits.body, desk.limits.body_seconds), account_of(request)
+        account.deadline = time.monotonic() + desk.limits.seconds
         if log_text:
             account.text = read_json(body)
         async with in_time(desk.limits.seconds):
@@ -130,7 +144,7 @@ def _asking(desk: Desk, question: Callable[[Desk, bytes, Account], Awaitable[dic
 def _add_views(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
     @app.get("/health", description="Whether the process answers at all.")
     async def health() -> dict[str, Any]:
-        engines = {name: served.engine for name, served in desk.models.items()}
+        engines = {name: served.engine for name, served in desk.models.items() if served.parent is None}
         work = {name: {"running": engine.running, "waiting": engine.waiting, "tokens": engine.tokens} for name, engine in engines.items()}
         return {"status": "ok", "models": work}
 
@@ -150,7 +164,12 @@ def _add_views(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
     async def one_model(identifier: str) -> dict[str, Any]:
         return desk.model(identifier).card(identifier)
 
-    wires: list[type[Wire]] = [BatchRequest, *(model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()])]
+    wires: list[type[Wire]] = [
+        BatchRequest,
+        LoadRequest,
+        UnloadRequest,
+        *(model for model, _ in [*ENDPOINTS.values(), *QUESTIONS.values()]),
+    ]
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:

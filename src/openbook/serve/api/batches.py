@@ -12,22 +12,26 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from starlette.concurrency import run_in_threadpool
 
 from openbook.serve.api.answers import Answer
 from openbook.serve.api.desk import Account
 from openbook.serve.api.files import Files, Store
-from openbook.serve.api.wire import Wire
+from openbook.serve.api.wire import Metadata, Wire, read_json
 from openbook.serve.errors import ApiError, failed, invalid
 
 AT_ONCE = 4
-"""Requests of a batch under way at the same time."""
+"""Requests under way at the same time, of all batches of one key."""
+
+AGAIN = 1.0
+"""Seconds until a request that found no room is asked again."""
 
 NOTED_EVERY = 1.0
 """Seconds between two notes of how far a batch is."""
 
+UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 MOST_LINES = 50_000
 LINE = 2 * 2**20
 Begin = Callable[[bytes, Account], Awaitable[Answer]]
@@ -39,7 +43,7 @@ class BatchRequest(Wire):
     input_file_id: str
     endpoint: str
     completion_window: Literal["24h"] = "24h"
-    metadata: dict[str, str] = {}
+    metadata: Metadata = {}
 
 
 class Batches:
@@ -48,11 +52,12 @@ class Batches:
     def __init__(self, folder: Path, files: Files, endpoints: dict[str, Begin]) -> None:
         self.store, self.files, self._endpoints = Store(folder, "batch"), files, endpoints
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str | None, asyncio.Semaphore] = {}
 
     def resume(self) -> None:
         """Goes on with every batch that has not ended. To be called on the event loop."""
         for batch in self.store.all():
-            if batch["status"] in ("validating", "in_progress", "finalizing", "cancelling"):
+            if batch["status"] in UNDER_WAY:
                 self._start(batch["id"])
 
     async def stop(self) -> None:
@@ -62,36 +67,36 @@ class Batches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def create(self, asked: BatchRequest) -> dict[str, Any]:
-        """Raises ApiError for an endpoint or a file that cannot be used."""
+    def create(self, asked: BatchRequest, account: Account, most: int) -> dict[str, Any]:
+        """Raises ApiError for an endpoint or a file that cannot be used, and beyond `most` batches of one key that have not ended."""
         if asked.endpoint not in self._endpoints:
             raise invalid("endpoint", f"must be one of {', '.join(self._endpoints)}")
         try:
-            self.files.get(asked.input_file_id)
+            self.files.find(asked.input_file_id, account)
         except ApiError as error:
             raise invalid("input_file_id", error.message) from None
+        if account.key is not None and sum(self.store.get(name).get("owner") == account.key for name in self._tasks) >= most:
+            raise ApiError(429, f"this key has {most} batches that have not ended; wait for some, or cancel them", None, "too_many_batches")
         now = int(time.time())
         batch: dict[str, Any] = {
             "id": self.store.new_id(),
             "object": "batch",
             "endpoint": asked.endpoint,
-            "errors": None,
             "input_file_id": asked.input_file_id,
             "completion_window": asked.completion_window,
             "status": "validating",
-            "output_file_id": None,
-            "error_file_id": None,
             "created_at": now,
             "expires_at": now + 24 * 3600,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "metadata": asked.metadata,
+            "owner": account.key,
         }
         self.store.put(batch)
         self._start(batch["id"])
         return batch
 
-    def cancel(self, identifier: str) -> dict[str, Any]:
-        batch = self.store.get(identifier)
+    def cancel(self, identifier: str, account: Account) -> dict[str, Any]:
+        batch = self.store.find(identifier, account)
         if batch["status"] in ("validating", "in_progress"):
             batch |= {"status": "cancelling", "cancelling_at": int(time.time())}
             self.store.put(batch)
@@ -117,16 +122,16 @@ class Batches:
         output = Output(self.files, batch)
         if batch["status"] != "cancelling":
             try:
-                requests = await run_in_threadpool(self._read, batch)
+                places = await run_in_threadpool(self._read, batch)
             except ApiError as error:
                 line = {"code": error.code or "invalid_file", "message": error.message, "param": error.param, "line": None}
                 self._end(batch, "failed", errors={"object": "list", "data": [line]})
                 return
             answered = output.answered()
             batch |= {"status": "in_progress", "in_progress_at": batch.get("in_progress_at") or int(time.time())}
-            batch["request_counts"] = {"total": len(requests), **output.counts}
+            batch["request_counts"] = {"total": len(places), **output.counts}
             self.store.put(batch)
-            if not await self._answer(batch, [request for request in requests if request["custom_id"] not in answered], output):
+            if not await self._answer(batch, [place for name, place in places.items() if name not in answered], output):
                 return
         else:
             output.answered()
@@ -135,33 +140,42 @@ class Batches:
     def _end(self, batch: dict[str, Any], status: str, **values: Any) -> None:
         self.store.put({**batch, "status": status, f"{status}_at": int(time.time()), **values})
 
-    def _read(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """The requests of the input file. Raises ApiError that names the line."""
-        requests: list[dict[str, Any]] = []
-        names: set[str] = set()
-        with self.files.path(batch["input_file_id"]).open("rb") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(LINE + 1), b""), 1):
-                if not line.strip():
-                    continue
-                request = _request(line, number, batch["endpoint"])
-                if request["custom_id"] in names:
-                    raise invalid(None, f"line {number}: custom_id {request['custom_id'][:60]!r} is there twice", "duplicate_custom_id")
-                if len(names) == MOST_LINES:
-                    raise invalid(None, f"has more than {MOST_LINES} requests", "too_many_requests")
-                names.add(request["custom_id"])
-                requests.append(request)
-        if not requests:
+    def _read(self, batch: dict[str, Any]) -> dict[str, int]:
+        """Where in the input file each request's line begins, by its custom_id. Raises ApiError that names the line.
+
+        Requests are read again when their turn comes: as objects, a file's lines may take 24 times the file's own size (`{},{},…`).
+        """
+        places: dict[str, int] = {}
+        try:
+            file = self.files.path(batch["input_file_id"]).open("rb")
+        except FileNotFoundError:
+            raise invalid("input_file_id", "the file has been deleted", "file_not_found") from None
+        with file as lines:
+            number, place = 0, 0
+            while line := lines.readline(LINE + 1):
+                number += 1
+                if line.strip():
+                    name = _request(line, number, batch["endpoint"])["custom_id"]
+                    if name in places:
+                        raise invalid(None, f"line {number}: custom_id {name[:60]!r} is there twice", "duplicate_custom_id")
+                    if len(places) == MOST_LINES:
+                        raise invalid(None, f"has more than {MOST_LINES} requests", "too_many_requests")
+                    places[name] = place
+                place += len(line)
+        if not places:
             raise invalid(None, "the input file has no requests", "empty_file")
-        return requests
+        return places
 
-    async def _answer(self, batch: dict[str, Any], requests: list[dict[str, Any]], output: Output) -> bool:
-        """False if the server stops before all have an answer."""
-        waiting, stopped, noted = iter(requests), False, time.monotonic()
+    async def _answer(self, batch: dict[str, Any], places: list[int], output: Output) -> bool:
+        """Answers the lines that begin at these places. False if the server stops before all have an answer."""
+        waiting, stopped, noted = iter(places), False, time.monotonic()
 
-        async def work() -> None:
+        async def work(lines: BinaryIO) -> None:
             nonlocal stopped, noted
-            for request in waiting:
-                status, body = await self._one(batch["endpoint"], request)
+            for place in waiting:
+                lines.seek(place)
+                request = read_json(lines.readline())
+                status, body = await self._one(batch, request)
                 stopped = stopped or body.get("error", {}).get("code") == "stopping"
                 if stopped:
                     return
@@ -171,36 +185,39 @@ class Batches:
                     batch["request_counts"] |= output.counts
                     self.store.put(batch)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work())
+        with self.files.path(batch["input_file_id"]).open("rb") as lines:  # once: who deletes it meanwhile gets his answers all the same
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(work(lines))
         batch["request_counts"] |= output.counts
         return not stopped
 
-    async def _one(self, endpoint: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """(status, body) of an answer. A full queue is waited for: whoever asks in person comes first."""
-        body = json.dumps({**request["body"], "stream": False}).encode()
+    async def _one(self, batch: dict[str, Any], request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """(status, body) of an answer. A full queue is waited for, and a key's limits of a minute: whoever asks in person comes first."""
+        body, owner = json.dumps({**request["body"], "stream": False}).encode(), batch.get("owner")
+        turns = self._turns.setdefault(owner, asyncio.Semaphore(AT_ONCE))
         while True:
             try:
-                answer = await self._endpoints[endpoint](body, Account())
-                try:
-                    return 200, await answer.whole()
-                finally:
-                    answer.abandon()
+                async with turns:
+                    answer = await self._endpoints[batch["endpoint"]](body, Account(key=owner))
+                    try:
+                        return 200, await answer.whole()
+                    finally:
+                        answer.abandon()
             except Exception as error:
                 told = error if isinstance(error, ApiError) else failed(error)
-                if told.status != 429:
+                if not told.for_later:
                     return told.status, told.body()
-            await asyncio.sleep(1)
+            await asyncio.sleep(AGAIN)
 
 
 def _request(line: bytes, number: int, endpoint: str) -> dict[str, Any]:
     if len(line) > LINE:
         raise invalid(None, f"line {number}: is longer than {LINE} bytes", "line_too_long")
     try:
-        request = json.loads(line)
+        request = read_json(line)
         named, shaped = isinstance(request["custom_id"], str), isinstance(request["body"], dict)
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ApiError, KeyError):
         named = shaped = False
     if not (named and shaped):
         raise invalid(
@@ -250,6 +267,8 @@ class Output:
         for kind, identifier in self._ids.items():
             path = self._files.path(identifier)
             if path.exists():
-                self._files.describe(identifier, path.stat().st_size, f"{self._batch['id']}_{kind}.jsonl", "batch_output")
+                self._files.describe(
+                    identifier, path.stat().st_size, f"{self._batch['id']}_{kind}.jsonl", "batch_output", self._batch["owner"]
+                )
                 ids[f"{kind}_file_id"] = identifier
         return ids

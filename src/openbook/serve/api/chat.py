@@ -24,6 +24,7 @@ from openbook.serve.api.answers import (
     logit_bias_of,
     sampling_of,
     usage,
+    usage_so_far,
 )
 from openbook.serve.api.choices import Choice, Part, Placed, chat_logprobs
 from openbook.serve.api.desk import Account, Desk, blamed, check_room
@@ -274,12 +275,11 @@ class Chat(Streamed):
     async def frames(self) -> AsyncIterator[bytes]:
         """For each choice a chunk with its role, its deltas, one with its reason; and if asked for, a last one with the usage alone."""
         facts = {**self._facts, "object": "chat.completion.chunk"}
-        with_usage = self._asked.stream_options.include_usage
-        unknown = {"usage": None} if with_usage else {}
+        options = self._asked.stream_options
 
         def chunk(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None) -> bytes:
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-            return event({**facts, "choices": [choice], **unknown})
+            return event({**facts, "choices": [choice], **usage_so_far(options, self.account)})
 
         begun: set[int] = set()
         async for index, deltas, part in self.deltas():
@@ -292,5 +292,5 @@ class Chat(Streamed):
                 logprobs = None
             if part.finish_reason is not None:
                 yield chunk(index, {}, logprobs, self.spoken[index].finish_reason(part.finish_reason))
-        if with_usage:
+        if options.include_usage:
             yield event({**facts, "choices": [], "usage": usage(self.account)})

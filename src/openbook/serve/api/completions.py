@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from openbook.engine import Job
-from openbook.serve.api.answers import Sequences, Streamed, compiled, event, grammar_of, logit_bias_of, sampling_of, usage
+from openbook.serve.api.answers import Sequences, Streamed, compiled, event, grammar_of, logit_bias_of, sampling_of, usage, usage_so_far
 from openbook.serve.api.choices import Choice, Part, legacy_logprobs
 from openbook.serve.api.desk import Account, Desk, check_room, encode
 from openbook.serve.api.wire import Drawn, Format, Prompts
@@ -114,11 +114,10 @@ class Completion(Streamed):
 
     async def frames(self) -> AsyncIterator[bytes]:
         """A chunk for each part and, if asked for, a last one with the usage and no choices."""
-        with_usage = self._asked.stream_options.include_usage
-        unknown = {"usage": None} if with_usage else {}
+        options = self._asked.stream_options
         async for index, part in self._sequences.parts():
-            yield event({**self._facts, "choices": [self._wire(index, part)], **unknown})
-        if with_usage:
+            yield event({**self._facts, "choices": [self._wire(index, part)], **usage_so_far(options, self._account)})
+        if options.include_usage:
             yield event({**self._facts, "choices": [], "usage": usage(self._account)})
 
     def _wire(self, index: int, part: Part) -> dict[str, Any]:

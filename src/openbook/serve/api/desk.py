@@ -25,6 +25,10 @@ class Limits:
     """Bytes of a request's body."""
     upload: int = 100 * 2**20
     """Bytes of an uploaded file."""
+    kept: int = 1024 * 2**20
+    """Bytes of all files that one key may have uploaded."""
+    batches: int = 100
+    """Batches of one key that have not ended."""
     body_seconds: float = 30
     """From the headers to the last byte of the body."""
     seconds: float = 600
@@ -44,12 +48,16 @@ class Account:
     """The id of the key that asked."""
     tenant: str = ""
     """Salts the prefix cache: what one tenant's prompts leave there is of use to no other."""
+    sees_all: bool = True
+    """Whether others' files and batches are there for it: an admin's key, or a server without keys."""
     model: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     first: float | None = None
     """Seconds until the first part of the answer was there."""
+    deadline: float | None = None
+    """On `time.monotonic`'s clock: the engine gives up what is not done by then."""
     text: dict[str, object] | None = None
     """The body, if the log is to have it."""
 

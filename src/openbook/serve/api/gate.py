@@ -61,6 +61,8 @@ class Gate:
         headers, limits = Headers(scope=scope), self._desk.limits
         if self._desk.draining and scope["method"] == "POST":
             return ApiError(503, "the server is stopping", code="stopping", headers={"Connection": "close", "Retry-After": "5"})
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy before us may have read another body
+            return ApiError(400, "a request has a length or comes in chunks, not both", headers={"Connection": "close"})
         origin = headers.get("origin")
         if origin in limits.origins:
             return None

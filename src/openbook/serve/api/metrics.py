@@ -21,8 +21,9 @@ class _Engines(Collector):
         running = GaugeMetricFamily("openbook_sequences_running", "Sequences that are being computed.", labels=["model"])
         waiting = GaugeMetricFamily("openbook_sequences_waiting", "Sequences in the queue.", labels=["model"])
         for name, served in list(self._desk.models.items()):
-            running.add_metric([name], served.engine.running)
-            waiting.add_metric([name], served.engine.waiting)
+            runs, waits = served.engine.work_of(served.adapter)
+            running.add_metric([name], runs)
+            waiting.add_metric([name], waits)
         return [running, waiting]
 
 

@@ -10,13 +10,14 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from openbook.serve.api import chat
 from openbook.serve.api.answers import Streamed, event
 from openbook.serve.api.choices import Part, Placed
 from openbook.serve.api.desk import Account, Desk
-from openbook.serve.api.wire import Wire, refusal
+from openbook.serve.api.wire import Metadata, Wire, refusal
 from openbook.serve.errors import ApiError, invalid
 
 LOGPROBS = "message.output_text.logprobs"
@@ -35,7 +36,7 @@ class TextOptions(Wire):
 class ResponseRequest(Wire):
     """The body of `POST /v1/responses`."""
 
-    UNSUPPORTED = ("previous_response_id", "conversation", "background", "prompt", "context_management")
+    UNSUPPORTED = ("background", "prompt", "context_management")
 
     model: str
     input: str | list[dict[str, Any]] = Field(max_length=4_000_000)
@@ -48,10 +49,19 @@ class ResponseRequest(Wire):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()
-    metadata: dict[str, str] = {}
+    metadata: Metadata = {}
     include: list[str] = []
     top_logprobs: int = Field(0, ge=0, le=20)
     truncation: Literal["disabled"] = "disabled"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_memory(cls, values: Any) -> Any:
+        for name in ("previous_response_id", "conversation"):
+            if isinstance(values, dict) and values.get(name):
+                told = "nothing is stored here: send the whole conversation as input (frameworks do with store = false)"
+                raise PydanticCustomError("memory", told, {"param": name})
+        return values
 
 
 async def begin(desk: Desk, body: bytes, account: Account) -> Response:
@@ -219,7 +229,8 @@ class Response(Streamed):
             done = self._event("response.output_text.done", **self._place(True), **said)
             events = [done, self._event("response.content_part.done", **self._place(True), part=text)]
         else:
-            events = [self._event("response.function_call_arguments.done", **self._place(), arguments=item["arguments"])]
+            said = {"name": item["name"], "arguments": item["arguments"]}
+            events = [self._event("response.function_call_arguments.done", **self._place(), **said)]
         return [*events, self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)]
 
     def _place(self, content: bool = False) -> dict[str, Any]:
@@ -257,8 +268,8 @@ class Response(Streamed):
             "tools": [{"strict": False, "parameters": None, **tool} for tool in asked.tools],
             "top_p": asked.top_p,
             "truncation": asked.truncation,
-            "usage": self._usage() if ended else None,
             "metadata": asked.metadata,
+            **({"usage": self._usage()} if ended else {}),
         }
 
     def _usage(self) -> dict[str, Any]:

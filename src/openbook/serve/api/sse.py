@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from openbook.engine import DeadlinePassed
 from openbook.serve.api.answers import Answer, Streamed
 from openbook.serve.errors import ApiError, failed
 
@@ -55,11 +56,11 @@ async def _ping(write: Callable[[bytes], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def in_time(seconds: float) -> AsyncIterator[None]:
-    """Raises ApiError 504 if the block takes longer."""
+    """Raises ApiError 504 if the block takes longer, or the engine has found so."""
     try:
         async with asyncio.timeout(seconds):
             yield
-    except TimeoutError:
+    except (TimeoutError, DeadlinePassed):
         raise ApiError(504, f"the answer took longer than the {seconds:g} seconds this server gives one", code="timeout") from None
 
 

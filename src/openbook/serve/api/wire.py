@@ -130,9 +130,17 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {**_TEXTS, "maxItems": 4}]}),
 ]
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+"""What a client wants to find again."""
+
 
 class StreamOptions(Wire):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's: every chunk has the usage so far, so that a client which stops knows it."""
 
 
 class Drawn(Wire):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
 
 from openbook.accounts.store import Usage
-from openbook.serve.api.answers import Answer
-from openbook.serve.api.batches import Begin
 from openbook.serve.api.desk import Account
 from openbook.serve.errors import ApiError
 from openbook.serve.front.energy import SharedEnergy
@@ -50,6 +47,14 @@ class Admitted:
 
         return counted
 
+    def withdraw(self) -> None:
+        """As if it had never been let in: it will be asked again."""
+        self._over = True
+        if self._reservation:
+            self._reservation.undo()
+        if self._energy:
+            self._energy.end(self._mark)
+
     async def over(self, error: BaseException | None, status: int | None = None) -> None:
         """To be called once the request is; a second call does nothing. `status` is that of an answer which was not sent through here."""
         if self._over:
@@ -82,32 +87,3 @@ class Admitted:
             "estimated" if self.relay and not self.relay.exact and account.prompt_tokens else "exact",
         )
         await self._ledger.record(row)
-
-
-class Counted(Answer):
-    """A whole answer that nobody asked for in person: a line of a batch."""
-
-    def __init__(self, answer: Answer, admitted: Admitted) -> None:
-        self._answer, self._admitted = answer, admitted
-
-    async def whole(self) -> dict[str, Any]:
-        try:
-            content = await self._answer.whole()
-        except BaseException as error:
-            await self._admitted.over(error)
-            raise
-        await self._admitted.over(None, 200)
-        return content
-
-    def abandon(self) -> None:
-        self._answer.abandon()
-
-
-def counted(path: str, begin: Begin, ledger: Ledger | None, energy: SharedEnergy) -> Begin:
-    """The same, with a row for each answer."""
-
-    async def begun(body: bytes, account: Account) -> Answer:
-        answer = await begin(body, account)
-        return Counted(answer, Admitted(path, account.model or "", account, None, ledger, energy))
-
-    return begun

@@ -23,6 +23,7 @@ class Kind(BaseModel):
     salt: str | None = None
     paths: tuple[str, ...] = PASSED_ON
     refuses: dict[str, dict[str, str]] = {}
+    renames: dict[str, dict[str, str]] = {}
 
     def fitted(self, path: str, body: dict[str, Any], tenant: str = "") -> dict[str, Any]:
         """The body without fields that ask for nothing and that the engine does not know, and with the tenant's salt.
@@ -30,7 +31,8 @@ class Kind(BaseModel):
         Raises ApiError 400 for what the engine cannot do.
         """
         if path not in self.paths:
-            raise ApiError(400, f"the engine behind the model {body.get('model')!r} has no {path}", "model", "unsupported_by_upstream")
+            message = f"the engine behind the model {body.get('model')!r} has no {path}; of what this server passes on, it has "
+            raise ApiError(400, message + ", ".join(self.paths), "model", "unsupported_by_upstream")
         refused = self.refuses.get(path, {})
         for fields, why in refused.items():
             names = fields.split("+")
@@ -38,7 +40,8 @@ class Kind(BaseModel):
                 message = f"{' with '.join(names)}: not for the model {body.get('model')!r}: {why}"
                 raise ApiError(400, message, names[0], "unsupported_by_upstream")
         salted = {self.salt: tenant} if self.salt and tenant and path.endswith("/completions") else {}
-        return {name: value for name, value in body.items() if name not in refused or _asks(name, body)} | salted
+        renamed = self.renames.get(path, {})
+        return {renamed.get(name, name): value for name, value in body.items() if name not in refused or _asks(name, body)} | salted
 
 
 def _asks(name: str, body: dict[str, Any]) -> bool:

@@ -45,6 +45,10 @@ class Upstream:
         plain = {"Accept-Encoding": "identity", "User-Agent": "openbook"}
         return plain | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
+    def address(self, path: str) -> str:
+        """Of a path of ours; those that are not of OpenAI's API lie beside its `/v1`."""
+        return self.url + path.removeprefix("/v1") if path.startswith("/v1/") else self.url.removesuffix("/v1") + path
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         self.running += 1

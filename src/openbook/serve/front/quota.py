@@ -19,6 +19,13 @@ from openbook.serve.errors import ApiError
 BYTES_PER_TOKEN = 4
 UNSAID = 1024
 """Tokens reserved for a chat that names no maximum."""
+MOST = {
+    "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/v1/responses": ("max_output_tokens",),
+    "/infill": ("n_predict",),
+}
+"""The fields that bound what is drawn: another endpoint's would bound nothing."""
+READ = ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix", "input_extra")
 
 
 class Bucket:
@@ -78,8 +85,11 @@ class Quotas:
         self._spent, self._now, self._clock = spent, now, clock
         self._allowances: dict[str, Allowance] = {}
 
-    def reserve(self, key: Key, tokens: int) -> Reservation:
-        """Raises ApiError 429 that says which limit, and how long until it allows as much."""
+    def reserve(self, key: Key, tokens: int, in_person: bool = True) -> Reservation:
+        """Raises ApiError 429 that says which limit, and how long until it allows as much.
+
+        What is not asked `in_person` does not count among the requests at a time.
+        """
         now, grants = self._now(), key.grants
         have = self._allowances.get(key.id)
         if have is None:
@@ -88,7 +98,7 @@ class Quotas:
             have.adopt(grants, now)
         self._turn_month(key, have)
         headers = rate_headers(have, now)
-        if grants.concurrency is not None and have.running >= grants.concurrency:
+        if in_person and grants.concurrency is not None and have.running >= grants.concurrency:
             raise _refused(key, f"{grants.concurrency} requests at a time", 1, headers)
         if have.requests and (wait := have.requests.wait(1, now)):
             raise _refused(key, f"{have.requests.limit} requests a minute", wait, headers)
@@ -99,7 +109,7 @@ class Quotas:
             raise _refused(key, f"{have.tokens.limit} tokens a minute", wait, headers)
         if grants.monthly_tokens is not None and have.spent + have.held + tokens > grants.monthly_tokens:
             raise self._exhausted(key, have, headers)
-        return Reservation(have, tokens, self._now)
+        return Reservation(have, tokens, self._now, int(in_person))
 
     def _turn_month(self, key: Key, have: Allowance) -> None:
         month = datetime.fromtimestamp(self._clock(), UTC)
@@ -119,9 +129,9 @@ class Quotas:
 class Reservation:
     """Counts as under way until it is settled. `headers` tell the client what is left."""
 
-    def __init__(self, have: Allowance, tokens: int, now: Callable[[], float]) -> None:
-        self._have, self._tokens, self._now, self._open = have, tokens, now, True
-        have.running += 1
+    def __init__(self, have: Allowance, tokens: int, now: Callable[[], float], places: int) -> None:
+        self._have, self._tokens, self._now, self._places, self._open = have, tokens, now, places, True
+        have.running += places
         have.held += tokens
         if have.requests:
             have.requests.take(1, now())
@@ -135,11 +145,17 @@ class Reservation:
             return
         self._open = False
         have = self._have
-        have.running -= 1
+        have.running -= self._places
         have.held -= self._tokens
         have.spent += used
         if have.tokens:
             have.tokens.take(used - self._tokens, self._now())
+
+    def undo(self) -> None:
+        """Gives back everything, the request too."""
+        if self._open and self._have.requests:
+            self._have.requests.take(-1, self._now())
+        self.settle(0)
 
 
 def _refused(key: Key, limit: str, wait: float, headers: dict[str, str]) -> ApiError:
@@ -176,20 +192,20 @@ def at_most(path: str, body: dict[str, Any]) -> tuple[int, int]:
     copies = max(_whole(body.get("n"), 1), _whole(body.get("best_of"), 1))
     if path == "/v1/completions":
         prompts = _prompts(body.get("prompt"))
-        return sum(prompts) + _text(body.get("suffix")), len(prompts) * copies * _whole(body.get("max_tokens"), 16)
+        return sum(prompts) + tokens_of(body.get("suffix")), len(prompts) * copies * _whole(body.get("max_tokens"), 16)
     if path == "/v1/embeddings":
         return sum(_prompts(body.get("input"))), 0
-    most = [body[name] for name in ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict") if body.get(name) is not None]
-    read = sum(_text(body.get(name)) for name in ("messages", "tools", "input", "instructions", "prompt", "input_prefix", "input_suffix"))
-    return read, copies * _whole(most[0] if most else None, UNSAID)
+    most = [_whole(body[name], UNSAID) for name in MOST[path] if body.get(name) is not None]
+    return sum(tokens_of(body.get(name)) for name in READ), copies * min(most, default=UNSAID)
 
 
 def _whole(value: Any, otherwise: int) -> int:
-    """A number of things; what is none is for the endpoint to refuse."""
-    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else otherwise
+    """A number of things. A negative one says nothing: it is for the endpoint to refuse, or to choose."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
 
 
-def _text(value: Any) -> int:
+def tokens_of(value: Any) -> int:
+    """An estimate, of a text or of anything that JSON spells."""
     if value is None:
         return 0
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -199,7 +215,7 @@ def _text(value: Any) -> int:
 def _prompts(value: Any) -> list[int]:
     """Tokens of each prompt."""
     if not isinstance(value, list):
-        return [_text(value)]
+        return [tokens_of(value)]
     if all(isinstance(part, int) for part in value):
         return [len(value)]
-    return [len(part) if isinstance(part, list) else _text(part) for part in value]
+    return [len(part) if isinstance(part, list) else tokens_of(part) for part in value]

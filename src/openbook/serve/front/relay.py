@@ -20,6 +20,7 @@ from openbook.serve.api.answers import Streamed
 from openbook.serve.api.desk import Account
 from openbook.serve.errors import ApiError
 from openbook.serve.front.pool import Pool, Upstream
+from openbook.serve.front.quota import tokens_of
 
 ATTEMPTS = 3
 BACKOFF = 0.1
@@ -27,6 +28,9 @@ BACKOFF = 0.1
 AGAIN = (502, 503, 504)
 LARGEST_ANSWER = 64 * 2**20
 LARGEST_FRAME = 4 * 2**20
+UNDRAWN = ("/v1/embeddings", "/tokenize", "/detokenize")
+COUNTS = (("prompt_tokens", "input_tokens", "tokens_evaluated"), ("completion_tokens", "output_tokens", "tokens_predicted"))
+"""What engines call the tokens that were read, and drawn: completions and chats, responses, llama.cpp's infill."""
 FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -72,7 +76,7 @@ class Relay(Streamed):
         if self.stream and self._path in ("/v1/completions", "/v1/chat/completions"):
             body = body | {"stream_options": _object(body.get("stream_options")) | {"include_usage": True}}
         self._resources.enter_context(upstream.busy())
-        url, headers = upstream.url + self._path.removeprefix("/v1"), upstream.headers | {"Content-Type": "application/json"}
+        url, headers = upstream.address(self._path), upstream.headers | {"Content-Type": "application/json"}
         content = json.dumps(body, ensure_ascii=False).encode()
         response = await self._resources.enter_async_context(self._pool.client.stream("POST", url, content=content, headers=headers))
         if response.status_code in AGAIN:
@@ -101,7 +105,9 @@ class Relay(Streamed):
             raise ApiError(502, "the engine's answer is not JSON", None, "upstream_failed") from None
         if not isinstance(content, dict):
             raise ApiError(502, "the engine's answer is not an object", None, "upstream_failed")
-        self._note(content.get("usage"))
+        if not self._note(content.get("usage") or content) and self._path not in UNDRAWN:
+            said = next((content[name] for name in ("choices", "output", "content") if name in content), None)
+            self._account.completion_tokens = tokens_of(said)
         return content
 
     async def _rest(self) -> bytes:
@@ -151,25 +157,26 @@ class Relay(Streamed):
             return True
         if not self.exact:
             self._account.completion_tokens += 1  # an event is a token, until the engine says better
-        if b'"usage"' not in data:
+        if b'"usage"' not in data and b'"tokens_predicted"' not in data:
             return True
         try:
             content = _object(json.loads(data))
         except (ValueError, RecursionError):
             return True
-        noted = self._note(content.get("usage") or _object(content.get("response")).get("usage"))
+        noted = self._note(content.get("usage") or _object(content.get("response")).get("usage") or content)
         return not (noted and content.get("choices") == [])
 
     def _note(self, usage: Any) -> bool:
         """Takes over what the engine counted; False if that is nothing."""
         usage = _object(usage)
-        read = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+        read, drawn = (next((usage[name] for name in names if name in usage), None) for names in COUNTS)
+        read = _count(read)
         if read is None:
             return False
         details = _object(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
         account = self._account
         account.prompt_tokens = read
-        account.completion_tokens = _count(usage.get("completion_tokens", usage.get("output_tokens"))) or 0
+        account.completion_tokens = _count(drawn) or 0
         account.cached_tokens = _count(details.get("cached_tokens")) or 0
         self.exact = True
         return True
