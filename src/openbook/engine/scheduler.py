@@ -24,7 +24,7 @@ from openbook.errors import InputError
 from openbook.model.config import TransformerConfig
 from openbook.model.sample import Sampler, Token
 
-READ_AT_ONCE = 4
+READ_AT_ONCE = 8
 """Blocks of prompts that a step reads while nobody draws."""
 SPECULATED_ROWS = 8
 """Rows of a step up to which proposals are checked: on a CPU so many cost little more than one."""
