@@ -218,9 +218,11 @@ def test_a_prompt_too_long_is_refused_with_both_numbers(served: Served, length: 
     assert str(CONTEXT) in caught.value.message and str(length) in caught.value.message
 
 
-def test_a_full_context_can_still_be_scored(served: Served) -> None:
-    logprobs = ask(served, [5] * CONTEXT, max_tokens=0, echo=True, logprobs=1).choices[0].logprobs
-    assert logprobs is not None and len(logprobs.tokens or []) == CONTEXT
+def test_a_full_context_can_still_be_scored_and_the_token_behind_it(served: Served) -> None:
+    logprobs = ask(served, [5] * (CONTEXT + 1), max_tokens=0, echo=True, logprobs=1).choices[0].logprobs
+    assert logprobs is not None and len(logprobs.tokens or []) == CONTEXT + 1
+    with pytest.raises(openai.BadRequestError, match=f"has {CONTEXT + 2}"):
+        ask(served, [5] * (CONTEXT + 2), max_tokens=0, echo=True)
 
 
 @pytest.mark.parametrize("identifier", [-1, 300, 10**30])

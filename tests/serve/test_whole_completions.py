@@ -113,7 +113,7 @@ def test_tokenize_and_back(chatty: Served) -> None:
     for name in ("content", "prompt"):
         ids = httpx.post(f"{chatty.url}/tokenize", json={name: text}).json()
         tokens, beginning = chatty.tokenizer.encode(text), chatty.tokenizer.begin_of_document
-        assert ids == {"tokens": tokens, "count": len(tokens), "max_model_len": 1024, "beginning": beginning}
+        assert ids == {"tokens": tokens, "count": len(tokens), "max_model_len": 1024, "max_echo_len": 1025, "beginning": beginning}
     pieces = httpx.post(f"{chatty.url}/tokenize", json={"content": "def ✓", "with_pieces": True}).json()["tokens"]
     assert [piece["id"] for piece in pieces] == chatty.tokenizer.encode("def ✓")
     assert httpx.post(f"{chatty.url}/detokenize", json={"tokens": ids["tokens"]}).json()["content"] == text

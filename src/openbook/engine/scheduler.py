@@ -46,14 +46,15 @@ class Running:
         self._scores: list[Token | None] = []
         self._sum: Tensor | None = None  # of the hidden states, for an embedding
         self.ids = list(job.prompt) or ([] if job.end is None else [job.end])
-        self.read_until = len(self.ids)
+        self.given = len(self.ids)
+        self.read_until = self.given - (job.sampling.max_tokens == 0 and not job.embed)  # nothing asks what follows the last token
 
     def begin(self, config: TransformerConfig) -> None:
         """Makes ready what a job needs, once. Raises InputError if it cannot be done by this model."""
         if self.begun:
             return
         self.begun = True
-        job, room = self.job, config.context - len(self.ids)
+        job, room = self.job, config.context - self.read_until
         self.left = 0 if job.embed else min(job.sampling.max_tokens, room)
         if room < 0 or (not job.embed and job.sampling.max_tokens > 0 and room == 0):
             message = f"the prompt has {len(self.ids)} tokens, which leaves no room in the context of {config.context} tokens; shorten it"
@@ -75,7 +76,7 @@ class Running:
         if not self.owes_scores or not piece.together:
             return 0, []
         first = len(self._scores)
-        return first - 1 - piece.start, self.ids[first : min(piece.start + len(piece.ids) + 1, self.read_until)]
+        return first - 1 - piece.start, self.ids[first : min(piece.start + len(piece.ids) + 1, self.given)]
 
     def accept(self, identifier: int) -> Literal["stop", "length"] | None:
         """The next token, unless it is the one that ends the sequence; gives why it ends, if it does."""
@@ -170,7 +171,8 @@ class Running:
     def same_prompt(self, other: Running) -> bool:
         return (
             self.salt == other.salt
-            and self.ids == other.ids[: other.read_until]
+            and self.ids == other.ids[: other.given]
+            and self.read_until == other.read_until
             and (self.owes_scores, self.job.score_from) == (other.owes_scores, other.job.score_from)
             and self.job.sampling.logprobs == other.job.sampling.logprobs
             and not (self.job.embed or other.job.embed)

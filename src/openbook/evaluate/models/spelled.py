@@ -1,7 +1,7 @@
 """An endpoint that also tells how it spells texts in tokens, by `POST /tokenize`, as openbook's server and vLLM's do.
 
-Prompts are then sent as token ids, cut by our own rules: what is written is the same as by the model in this process, and so are scores,
-but for the one token of context that a prompt which is cut loses besides, since a server reads the last token, too.
+Prompts are then sent as token ids, cut by our own rules: what is written is the same as by the model in this process, and so are scores.
+Other servers than openbook's want to read the last token of what is scored, too: there a prompt that is cut loses one more.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class SpelledEndpoint(TokenModel):
         if not isinstance(prefix, list) or not isinstance(window, int) or not isinstance(beginning, int):
             raise InputError(f"{endpoint.root}/tokenize: does not tell tokens, max_model_len and how a document begins")
         self.prefix, self.window, self.beginning = tuple(prefix), window, beginning
+        self._longest = told.get("max_echo_len", window)
         self.identity = f"{endpoint.identity} by tokens"
 
     @property
     def longest(self) -> int:
-        return self.window
+        return int(self._longest)
 
     def encode(self, text: str) -> list[int]:
         told = self._endpoint.ask("POST", f"{self._endpoint.root}/tokenize", {"model": self._endpoint.model, "prompt": text})

@@ -58,7 +58,7 @@ async def begin(desk: Desk, body: bytes, account: Account) -> Completion:
     if asked.suffix:
         prompts = await _around(served, prompts, asked.suffix)
     for prompt in prompts:
-        check_room(served, len(prompt), min(asked.max_tokens, 1), "prompt")
+        check_room(served, len(prompt), 1 if asked.max_tokens else -1, "prompt")
     bias = logit_bias_of(asked, served)
     mask = await run_in_threadpool(_mask, served, asked.response_format)
     copies = [prompt for prompt in prompts for _ in range(each)]

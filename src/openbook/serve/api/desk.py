@@ -126,7 +126,7 @@ def encode_one(served: Served, prompt: Prompt, param: str) -> list[int]:
 
 
 def check_room(served: Served, tokens: int, room: int, param: str) -> None:
-    """Raises ApiError unless a prompt of so many tokens leaves `room` in the context."""
+    """Raises ApiError unless a prompt of so many tokens leaves `room` in the context; -1 if its last token is only scored, never read."""
     if tokens + room > served.context:
         message = f"this model's context is {served.context} tokens and the prompt has {tokens}"
-        raise invalid(param, message + (f", which leaves no room for {room} more" if room else ""), "context_length_exceeded")
+        raise invalid(param, message + (f", which leaves no room for {room} more" if room > 0 else ""), "context_length_exceeded")

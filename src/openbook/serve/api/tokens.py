@@ -53,8 +53,8 @@ async def tokenize(desk: Desk, body: bytes, account: Account) -> dict[str, Any]:
 
     tokens = await run_in_threadpool(ids)
     pieces = [{"id": token, "piece": spelling(served.tokenizer, token)} for token in tokens] if asked.with_pieces else tokens
-    beginning = served.tokenizer.begin_of_document
-    return {"tokens": pieces, "count": len(tokens), "max_model_len": served.context, "beginning": beginning}
+    lengths = {"max_model_len": served.context, "max_echo_len": served.context + 1}
+    return {"tokens": pieces, "count": len(tokens), **lengths, "beginning": served.tokenizer.begin_of_document}
 
 
 async def detokenize(desk: Desk, body: bytes, account: Account) -> dict[str, Any]:
