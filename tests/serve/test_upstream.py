@@ -60,7 +60,10 @@ def test_another_openbook_is_served_as_if_it_were_here(served: Served, weights: 
     with guarded(weights, tmp_path, served.url, name="own") as door:
         key, text = door.key("far")
         client = door.client(text)
-        assert [model.id for model in client.models.list()] == ["tiny", "own"]
+        door.store.set_alias("both", (("tiny", 1), ("own", 1)))
+        told = httpx.get(f"{door.url}/v1/models", headers={"Authorization": f"Bearer {text}"}).json()["data"]
+        assert [card["id"] for card in told] == ["tiny", "own", "both"]
+        assert [(card["context_window"], card["fill_in"]) for card in told] == [(256, False)] * 3
         direct = served.client.completions.create(model="tiny", prompt="def", max_tokens=8, temperature=0, logprobs=2, echo=True)
         through = client.completions.create(model="tiny", prompt="def", max_tokens=8, temperature=0, logprobs=2, echo=True)
         assert (through.choices, through.usage) == (direct.choices, direct.usage)

@@ -25,6 +25,8 @@ from openbook.serve.front.capabilities import Kind
 CHECK_EVERY = 5.0
 CONNECT_SECONDS = 5.0
 LARGEST_LIST = 4 * 2**20
+FACTS: dict[str, type] = {"context_window": int, "fill_in": bool}
+"""What an openbook elsewhere says of its models, and is said on."""
 LONGEST_NAME = 300
 
 
@@ -152,6 +154,7 @@ class Pool:
             for name, model in upstream.models.items():
                 created = model.get("created")
                 card = {"object": "model", "created": created if isinstance(created, int) else int(time.time())}
+                card |= {fact: model[fact] for fact, kind in FACTS.items() if isinstance(model.get(fact), kind)}
                 found.setdefault(name, {"id": name, **card, "owned_by": upstream.kind or "upstream"})
         return found
 

@@ -12,7 +12,7 @@ from openbook.accounts.keys import MARK, Key, Keyring
 from openbook.accounts.store import Store
 from openbook.serve.api.desk import Account, Desk
 from openbook.serve.errors import ApiError, invalid
-from openbook.serve.front.pool import Pool
+from openbook.serve.front.pool import FACTS, Pool
 
 
 class Register:
@@ -59,8 +59,10 @@ class Register:
         """The model objects that a key may see, by their names, without the name of a parent that it may not."""
         cards = self._pool.cards() if self._pool else {}
         cards |= {name: served.card(name) for name, served in self._desk.models.items()}
-        for alias in self._aliases:
-            cards.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "openbook"})
+        for alias, targets in self._aliases.items():
+            meant = [cards.get(name, {}) for name, _ in targets]
+            facts = {fact: min(card[fact] for card in meant) for fact in FACTS if all(fact in card for card in meant)}
+            cards.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "openbook", **facts})
         seen = {name: card for name, card in cards.items() if _permits(key, name)}
         for card in seen.values():
             if card.get("parent") not in seen:
