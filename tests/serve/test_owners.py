@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +148,8 @@ def test_a_key_cannot_fill_the_disk(weights: Path, tmp_path: Path) -> None:
     store.add(key)
     limits = Limits(kept=1000, batches=1)
     front = open_front(tmp_path / "store.sqlite", (), None, tmp_path)
-    with running(weights, data=tmp_path / "data", front=front, limits=limits, slow=lambda: time.sleep(0.02)) as served:
+    steps = threading.Event()
+    with running(weights, data=tmp_path / "data", front=front, limits=limits, slow=steps.wait) as served:
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key=text, max_retries=0)
         file = upload(client, b"x" * 999)
         with pytest.raises(openai.APIStatusError, match="delete some") as refused:
@@ -157,7 +159,8 @@ def test_a_key_cannot_fill_the_disk(weights: Path, tmp_path: Path) -> None:
         assert upload(client, b"x" * 999)
         assert client.files.list().data
         with pytest.raises(openai.RateLimitError, match="5 requests a minute"):
-            client.files.list()
+            for _ in range(20):  # one is regained every 12 seconds
+                client.files.list()
         store.limit(key, Grants())
         client.files.delete(client.files.list().data[0].id)
         name = start(client, lines(5))
@@ -165,6 +168,7 @@ def test_a_key_cannot_fill_the_disk(weights: Path, tmp_path: Path) -> None:
             start(client, b"x")
         assert busy.value.code == "too_many_batches"
         client.files.delete(client.batches.retrieve(name).input_file_id)
+        steps.set()
         done = until(client, name, ended)
         assert done.status in ("completed", "failed"), "a file that is deleted meanwhile leaves no batch hanging"
 
@@ -177,5 +181,6 @@ def test_lines_that_nest_or_expand(weights: Path, tmp_path: Path, depth: int) ->
         assert batch.status == "failed" and batch.errors is not None and batch.errors.data
         assert batch.errors.data[0].code == "invalid_json_line"
         long = {str(number): "x" for number in range(17)}
-        refused = httpx.post(f"{served.url}/v1/batches", json={"input_file_id": "file-x", "endpoint": "/v1/completions", "metadata": long})
+        asked = {"input_file_id": "file-x", "endpoint": "/v1/completions", "metadata": long}
+        refused = httpx.post(f"{served.url}/v1/batches", json=asked, timeout=60)
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "metadata"

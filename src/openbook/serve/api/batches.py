@@ -120,57 +120,37 @@ class Batches:
             await asyncio.gather(before, return_exceptions=True)
         batch = self.store.get(identifier)
         output = Output(self.files, batch)
+        answered = output.answered()
         if batch["status"] != "cancelling":
             try:
-                places = await run_in_threadpool(self._read, batch)
+                with self._input(batch) as lines:
+                    places = await run_in_threadpool(_read, lines, batch["endpoint"])
+                    batch |= {"status": "in_progress", "in_progress_at": batch.get("in_progress_at") or int(time.time())}
+                    batch["request_counts"] = {"total": len(places), **output.counts}
+                    self.store.put(batch)
+                    if not await self._answer(batch, lines, [place for name, place in places.items() if name not in answered], output):
+                        return
             except ApiError as error:
                 line = {"code": error.code or "invalid_file", "message": error.message, "param": error.param, "line": None}
                 self._end(batch, "failed", errors={"object": "list", "data": [line]})
                 return
-            answered = output.answered()
-            batch |= {"status": "in_progress", "in_progress_at": batch.get("in_progress_at") or int(time.time())}
-            batch["request_counts"] = {"total": len(places), **output.counts}
-            self.store.put(batch)
-            if not await self._answer(batch, [place for name, place in places.items() if name not in answered], output):
-                return
-        else:
-            output.answered()
         self._end(batch, "cancelled" if batch["status"] == "cancelling" else "completed", **output.close())
 
     def _end(self, batch: dict[str, Any], status: str, **values: Any) -> None:
         self.store.put({**batch, "status": status, f"{status}_at": int(time.time()), **values})
 
-    def _read(self, batch: dict[str, Any]) -> dict[str, int]:
-        """Where in the input file each request's line begins, by its custom_id. Raises ApiError that names the line.
-
-        Requests are read again when their turn comes: as objects, a file's lines may take 24 times the file's own size (`{},{},…`).
-        """
-        places: dict[str, int] = {}
+    def _input(self, batch: dict[str, Any]) -> BinaryIO:
+        """To be opened once: who deletes the file meanwhile gets his answers all the same. Raises ApiError."""
         try:
-            file = self.files.path(batch["input_file_id"]).open("rb")
+            return self.files.path(batch["input_file_id"]).open("rb")
         except FileNotFoundError:
             raise invalid("input_file_id", "the file has been deleted", "file_not_found") from None
-        with file as lines:
-            number, place = 0, 0
-            while line := lines.readline(LINE + 1):
-                number += 1
-                if line.strip():
-                    name = _request(line, number, batch["endpoint"])["custom_id"]
-                    if name in places:
-                        raise invalid(None, f"line {number}: custom_id {name[:60]!r} is there twice", "duplicate_custom_id")
-                    if len(places) == MOST_LINES:
-                        raise invalid(None, f"has more than {MOST_LINES} requests", "too_many_requests")
-                    places[name] = place
-                place += len(line)
-        if not places:
-            raise invalid(None, "the input file has no requests", "empty_file")
-        return places
 
-    async def _answer(self, batch: dict[str, Any], places: list[int], output: Output) -> bool:
+    async def _answer(self, batch: dict[str, Any], lines: BinaryIO, places: list[int], output: Output) -> bool:
         """Answers the lines that begin at these places. False if the server stops before all have an answer."""
         waiting, stopped, noted = iter(places), False, time.monotonic()
 
-        async def work(lines: BinaryIO) -> None:
+        async def work() -> None:
             nonlocal stopped, noted
             for place in waiting:
                 lines.seek(place)
@@ -185,10 +165,9 @@ class Batches:
                     batch["request_counts"] |= output.counts
                     self.store.put(batch)
 
-        with self.files.path(batch["input_file_id"]).open("rb") as lines:  # once: who deletes it meanwhile gets his answers all the same
-            async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
-                    group.create_task(work(lines))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(work())
         batch["request_counts"] |= output.counts
         return not stopped
 
@@ -209,6 +188,28 @@ class Batches:
                 if not told.for_later:
                     return told.status, told.body()
             await asyncio.sleep(AGAIN)
+
+
+def _read(lines: BinaryIO, endpoint: str) -> dict[str, int]:
+    """Where in an input file each request's line begins, by its custom_id. Raises ApiError that names the line.
+
+    Requests are read again when their turn comes: as objects, a file's lines may take 24 times the file's own size (`{},{},…`).
+    """
+    places: dict[str, int] = {}
+    number, place = 0, 0
+    while line := lines.readline(LINE + 1):
+        number += 1
+        if line.strip():
+            name = _request(line, number, endpoint)["custom_id"]
+            if name in places:
+                raise invalid(None, f"line {number}: custom_id {name[:60]!r} is there twice", "duplicate_custom_id")
+            if len(places) == MOST_LINES:
+                raise invalid(None, f"has more than {MOST_LINES} requests", "too_many_requests")
+            places[name] = place
+        place += len(line)
+    if not places:
+        raise invalid(None, "the input file has no requests", "empty_file")
+    return places
 
 
 def _request(line: bytes, number: int, endpoint: str) -> dict[str, Any]:
@@ -267,8 +268,7 @@ class Output:
         for kind, identifier in self._ids.items():
             path = self._files.path(identifier)
             if path.exists():
-                self._files.describe(
-                    identifier, path.stat().st_size, f"{self._batch['id']}_{kind}.jsonl", "batch_output", self._batch["owner"]
-                )
+                name, owner = f"{self._batch['id']}_{kind}.jsonl", self._batch.get("owner")  # none, in a batch of before there were owners
+                self._files.describe(identifier, path.stat().st_size, name, "batch_output", owner)
                 ids[f"{kind}_file_id"] = identifier
         return ids

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,7 +66,10 @@ class Store:
 
     def all(self) -> Iterator[dict[str, Any]]:
         """The newest first."""
-        found = [json.loads(path.read_bytes()) for path in self.folder.glob(f"{self.prefix}-*.json")]
+        found = []
+        for path in self.folder.glob(f"{self.prefix}-*.json"):
+            with suppress(FileNotFoundError):  # deleted meanwhile: lists are made on other threads
+                found.append(json.loads(path.read_bytes()))
         yield from sorted(found, key=lambda content: (content["created_at"], content["id"]), reverse=True)
 
     def page(self, account: Account, limit: int, after: str | None, purpose: str | None = None) -> dict[str, Any]:
