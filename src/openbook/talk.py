@@ -91,13 +91,21 @@ class Talk:
         if name not in SETTINGS:
             raise InputError(f"/set {name}: is no setting; there are {', '.join(SETTINGS)}")
         try:
-            number = float(value) if value.strip() else None
+            number = _number(value) if value.strip() else None
         except ValueError:
             raise InputError(f"/set {name} {value}: should be a number, or nothing for the server's own") from None
         self.sampling.pop(name, None)
         if number is not None:
-            self.sampling[name] = int(number) if number.is_integer() else number
+            self.sampling[name] = number
         return " ".join(f"{key}={given}" for key, given in self.sampling.items() if key in SETTINGS)
+
+
+def _number(text: str) -> int | float:
+    """Raises ValueError. A seed may have more digits than a float."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def over_http(url: str, model: str | None, key: str | None) -> tuple[Ask, str]:

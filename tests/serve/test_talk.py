@@ -68,6 +68,7 @@ def test_a_stream_that_fails_or_ends_early_says_so() -> None:
 def test_settings_change_between_messages(chatty: Served) -> None:
     talk = Talk(over_http(chatty.url, None, None)[0], sampling={"max_tokens": 6, "stop": ["zq"]})
     assert talk.command("/set temperature 0.5") == "max_tokens=6 temperature=0.5"
+    assert talk.command("/set seed 9007199254740993") == "max_tokens=6 temperature=0.5 seed=9007199254740993", "to the last digit"
     assert talk.command("/set seed 3") == "max_tokens=6 temperature=0.5 seed=3"
     assert talk.say("hello", str) and talk.command("/set temperature") == "max_tokens=6 seed=3"
     assert talk.command("/set top_k 2.5") == "max_tokens=6 seed=3 top_k=2.5"
