@@ -32,7 +32,8 @@ def find(place: str, revision: str | None) -> Source:
         path = path.resolve()
         if path.is_dir() and not (path / "config.json").is_file() and (path / CHECKPOINT).is_file():
             path = path / CHECKPOINT
-        return Source(path, path.parent.name if path.name == CHECKPOINT else path.name, str(path))
+        name = path.parent.name if path.name == CHECKPOINT else path.stem if path.is_file() else path.name
+        return Source(path, name, str(path))
     if not _HUB_ID.fullmatch(place):
         raise InputError(f"{place}: no such folder, and not a name on the Hugging Face hub such as EleutherAI/pythia-70m")
     folder = _snapshot(place, revision)
