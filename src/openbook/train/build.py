@@ -11,7 +11,8 @@ from openbook.logbook import read
 from openbook.model.count import flops_per_token
 from openbook.model.exchange import save_weights
 from openbook.run import Outcome, Run, Stage
-from openbook.train.session import Session, choose_device
+from openbook.train.contract import choose_device
+from openbook.train.session import Session
 from openbook.train.shards import whole_model
 from openbook.train.workers import Seat, Solo, Workers, join, require_enough_work
 

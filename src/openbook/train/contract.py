@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
+from openbook.errors import InputError
 from openbook.logbook import environment
 
 Contract = Mapping[str, str | bool]
@@ -28,6 +29,12 @@ SWITCHES = (
     "ONEDNN_MAX_CPU_ISA",
 )
 """Variables of the environment by which torch's libraries choose their kernels; one that is not set is not in the contract."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError('train.device = "cuda": torch sees no CUDA device here; use "auto" or "cpu"')
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def compute_alike(device: torch.device) -> None:

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from openbook.errors import AlreadyTold, InputError, OpenbookError, Stopped
 from openbook.progress import say
 from openbook.recipe import TrainSection
+from openbook.train.contract import choose_device
 from openbook.train.hot import CREW, HEARTBEAT_SECONDS, LIGHTHOUSE, NUMBER, STORE, hushed, lighthouse, require_torchft
 from openbook.train.launch import RESTARTS, SUPERVISED, TOLD, Worker, odd_one, on_loopback, remove_empty_evidence, size, stop_requests
-from openbook.train.session import choose_device
 from openbook.train.workers import LOOPBACK
 
 LOOK_SECONDS = 0.02

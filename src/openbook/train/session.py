@@ -29,7 +29,7 @@ from openbook.run import Run
 from openbook.tokens import Rows
 from openbook.train import cadence
 from openbook.train.checkpoint import Saved, Saver, State, load, newest_first, read_state, save, step_of
-from openbook.train.contract import changes, compute_alike, contract
+from openbook.train.contract import changes, choose_device, compute_alike, contract
 from openbook.train.fingerprint import fingerprint
 from openbook.train.history import History, cause_of, history
 from openbook.train.peak import combined_peak
@@ -63,12 +63,6 @@ class Silent:
 
     def sync(self) -> None:
         pass
-
-
-def choose_device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError('train.device = "cuda": torch sees no CUDA device here; use "auto" or "cpu"')
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

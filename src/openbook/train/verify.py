@@ -24,10 +24,9 @@ from openbook.progress import say, track
 from openbook.run import Run
 from openbook.tokens import Rows
 from openbook.train.checkpoint import load, read_state, step_of, whole
-from openbook.train.contract import Contract, changes, compute_alike, contract
+from openbook.train.contract import Contract, changes, choose_device, compute_alike, contract
 from openbook.train.fingerprint import fingerprint
 from openbook.train.policy import Memory
-from openbook.train.session import choose_device
 from openbook.train.step import Trainer
 
 Verdict = Literal["holds", "differs", "inconclusive"]
