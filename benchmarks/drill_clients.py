@@ -79,8 +79,7 @@ def completions(site: Site) -> None:
     answer = site.complete(prompt=ids, echo=True, logprobs=0)
     logprobs = answer.choices[0].logprobs
     drawn = answer.usage.completion_tokens
-    whole = site.http.post("/tokenize", json={"model": site.name, "prompt": "x"}).json()  # the server counts as the tokenizer does
-    assert answer.usage.prompt_tokens == len(ids) and whole["count"] >= 1
+    assert answer.usage.prompt_tokens == len(ids)
     with torch.no_grad():
         made = site.model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=0)[0]
         theirs = site.model(made[None]).logits[0, :-1].log_softmax(-1).gather(1, made[1:, None])[:, 0]
@@ -88,7 +87,7 @@ def completions(site: Site) -> None:
     assert logprobs.token_logprobs[0] is None
     assert torch.allclose(ours, theirs[: len(ours)], atol=1e-3), (ours - theirs[: len(ours)]).abs().max()
     assert len(ours) == len(ids) + drawn - 1
-    assert [token.encode("utf-8", "replace") for token in logprobs.tokens] and logprobs.text_offset[0] == 0
+    assert len(logprobs.tokens) == len(ours) + 1 and logprobs.text_offset[0] == 0
 
 
 def choices(site: Site) -> None:

@@ -5,6 +5,7 @@ runs this. Each script is given an address and a model, and nothing else.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SCRIPTS = Path(__file__).with_name("clients")
 PLACE = os.environ.get("OPENBOOK_CLIENTS")
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
 def test_curl(chatty: Served) -> None:
     subprocess.run(["sh", SCRIPTS / "curl.sh", chatty.url, NAME], check=True, timeout=300)
 

@@ -89,7 +89,8 @@ def test_the_flags_reach_the_engines(weights: Path, tmp_path: Path) -> None:
             gap = max(abs(one - other) for one, other in zip(found["full"], found["fast"], strict=True))
             assert 0 < gap < 0.5 and fmean(found["fast"]) == pytest.approx(fmean(found["full"]), abs=0.02), "int8 is near fp32"
             assert fmean(found["mine"]) != pytest.approx(fmean(found["fast"]), abs=0.1), "the adapter does something"
-            answer = httpx.post(f"{told['url']}/load_lora_adapter", json={"lora_name": "x", "lora_path": "mine", "base_model_name": "full"})
+            asked = {"lora_name": "x", "lora_path": "mine", "base_model_name": "full"}
+            answer = httpx.post(f"{told['url']}/load_lora_adapter", json=asked, timeout=20)
             assert answer.json()["parent"] == "full"
         finally:
             server.terminate()
