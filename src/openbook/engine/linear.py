@@ -2,7 +2,7 @@
 
 Every backend on a CPU gives a row the same bits whatever rows are beside it, so that an answer does not depend on what else is being
 served: integers add up exactly, and the kernels for floating point take the sums of a row in one order from a few rows on (`least_rows`;
-tests hold them to it on the machine at hand, with one thread and with two). Measured facts are in docs/serving.md.
+tests hold them to it on the machine at hand, with one thread and with two). Measured facts are in docs/performance.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What models that we run ourselves have in common: how pairs of texts become rows of tokens.
+"""What models that are asked by tokens have in common: how pairs of texts become rows of tokens.
 
 The rules are lm-eval's, so that scores agree with it: a text begins with the tokens that the tokenizer puts before every text (Llama's and
 OPT's do); spaces at a context's end move to the continuation; the pair is encoded as one text and cut after as many tokens as the context

@@ -26,7 +26,7 @@ class Limits:
     upload: int = 100 * 2**20
     """Bytes of an uploaded file."""
     kept: int = 1024 * 2**20
-    """Bytes of all files that one key may have uploaded."""
+    """Bytes of all files of one key, those that batches gave it too, beyond which it may upload no more."""
     batches: int = 100
     """Batches of one key that have not ended."""
     body_seconds: float = 30

@@ -328,7 +328,7 @@ async function loadModels() {
   arrange();
 }
 
-/** An alias, or another openbook, does not say whether it can fill in: then the answer will. */
+/** An alias whose models do not all say whether they can fill in does not say it either: then the answer will. */
 const fillsIn = (card) => card?.fill_in ?? card?.owned_by === "openbook";
 
 function arrange() {
