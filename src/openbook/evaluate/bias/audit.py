@@ -63,27 +63,27 @@ def measures(names: Sequence[str]) -> list[Measure]:
 
 def located(measure: Measure, data: Path) -> tuple[list[Path], list[str]]:
     """The files that there are, and the names of those that are absent. Raises Absent if the measure cannot do without."""
-    there, absent = [], []
-    for names in measure.files:
-        path = next((data / name for name in names if (data / name).is_file()), None)
-        if path is None:
-            absent.append(names[0])
-        else:
-            there.append(path)
+    there, absent = _found(measure, data)
     if absent and not (measure.partly and there):
         raise Absent(f"{data / absent[0]}: no such file, which {measure.title} needs; it comes from {measure.origin}")
-    return there, absent
+    return [data / name for name in there], absent
+
+
+def _found(measure: Measure, data: Path) -> tuple[list[str], list[str]]:
+    """The names of the files that are there, and of those that are absent the first ones."""
+    names = [next((name for name in some if (data / name).is_file()), None) for some in measure.files]
+    return [name for name in names if name], [some[0] for some, name in zip(measure.files, names, strict=True) if name is None]
 
 
 def sources(data: Path) -> list[dict[str, Any]]:
     """For each measure that needs data: its files that are there, which are absent, by their first names, and where the set comes from."""
-    found = []
+    facts = []
     for measure in (one for one in MEASURES.values() if one.files):
-        there = [next((name for name in names if (data / name).is_file()), None) for names in measure.files]
-        absent = [str(data / names[0]) for names, name in zip(measure.files, there, strict=True) if name is None]
-        facts = {"measure": measure.name, "files": [name for name in there if name], "absent": absent, "origin": measure.origin}
-        found.append({**facts, "needed": "some" if measure.partly else "all"})
-    return found
+        there, absent = _found(measure, data)
+        missing = [str(data / name) for name in absent]
+        needed = "some" if measure.partly else "all"
+        facts.append({"measure": measure.name, "files": there, "absent": missing, "origin": measure.origin, "needed": needed})
+    return facts
 
 
 def audit(model: LanguageModel, measure: Measure, options: Options, data: Path, out: Path, judges: Judges) -> dict[str, Any]:
