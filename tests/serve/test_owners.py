@@ -149,7 +149,7 @@ def test_a_key_cannot_fill_the_disk(weights: Path, tmp_path: Path) -> None:
     limits = Limits(kept=1000, batches=1)
     front = open_front(tmp_path / "store.sqlite", (), None, tmp_path)
     steps = threading.Event()
-    with running(weights, data=tmp_path / "data", front=front, limits=limits, slow=steps.wait) as served:
+    with running(weights, data=tmp_path / "data", front=front, limits=limits, slow=lambda: steps.wait(20)) as served:
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key=text, max_retries=0)
         file = upload(client, b"x" * 999)
         with pytest.raises(openai.APIStatusError, match="delete some") as refused:
