@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types import Batch, FileDeleted, FileObject
 
+from openbook.serve.api.files import Files
 from serve.serving import NAME, Served, running
 from serve.strict import check
 
@@ -151,3 +152,10 @@ def test_a_batch_can_be_cancelled_and_goes_on_after_a_restart(weights: Path, tmp
 def test_a_server_without_a_folder_says_so(served: Served) -> None:
     response = httpx.get(f"{served.url}/v1/files")
     assert response.status_code == 501 and "--data" in response.json()["error"]["message"]
+
+
+def test_what_goes_while_files_are_listed_is_passed_over(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    made = files.describe(files.new_id(), 1, "a", "batch", None)
+    (tmp_path / "file-gone.json").symlink_to("nowhere")  # as one that is deleted between its name and its content
+    assert [file["id"] for file in files.all()] == [made["id"]]
