@@ -24,6 +24,11 @@ microbatch_rows = 2
 """
 """The other tables of a recipe whose corpus is tested."""
 
+MIT = (
+    "Copyright (c) 2020 A\n\nPermission is hereby granted, free of charge, to any person obtaining a copy\nof this software, to deal. "
+    'The above copyright notice and this permission notice shall be included.\nTHE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY.\n'
+)
+
 
 def texts(path: Path, limit: int = LIMIT, **settings: Any) -> list[RawText]:
     component = FilesComponent(weight=1.0, source="files", path=str(path), **settings)
