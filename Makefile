@@ -15,8 +15,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m alone
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not alone" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/throughput.py

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from functools import cached_property
 from queue import SimpleQueue
 from typing import TypeVar
+from weakref import finalize
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +32,13 @@ from openbook.model.transformer import Cache, Transformer
 Part = TypeVar("Part")
 
 
+QUEUE = 2**31
+"""Texts that may wait to be written: as many as anybody asks for."""
+
+
 class Engine(TokenModel):
     """batch: rows in one forward pass, and texts written side by side, at most. Scores do not depend on it but for the rounding of fp32,
-    texts not at all."""
+    texts not at all. From the first text that is written on, the model's weights must stay as they are."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, identity: str, batch: int = 16, stride: int | None = None) -> None:
         self.model, self.tokenizer, self.identity, self.batch, self.stride = model, tokenizer, identity, batch, stride
@@ -108,6 +113,13 @@ class Engine(TokenModel):
         greedy = torch.cat(likeliest).cpu().split(lengths)
         return [(-float(loss.sum()), bool(right.all())) for loss, right in zip(by_row, greedy, strict=True)]
 
+    @cached_property
+    def _inference(self) -> Inference:
+        """Packs the weights, once, and goes with this object."""
+        inference = Inference(self.model, self.batch, QUEUE)
+        finalize(self, inference.close)
+        return inference
+
     def write(self, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[str]:
         jobs = [
             Job(prompt, Sampling(asked.max_tokens, asked.temperature, asked.top_p, asked.seed), self.tokenizer.end_of_document)
@@ -116,13 +128,15 @@ class Engine(TokenModel):
         texts = [_Text(self.tokenizer, asked.stop) for asked in requests]
         events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         left = len(jobs)
-        with closing(Inference(self.model, self.batch, queue=len(jobs))) as engine:  # for this call only: the weights may change after it
-            work = engine.submit(jobs, lambda index, event: events.put((index, event)))
+        work = self._inference.submit(jobs, lambda index, event: events.put((index, event)))
+        try:
             while left:
                 index, event = events.get()
                 if not texts[index].done and texts[index].ends_with(event):
                     work.cancel_one(index)
                     left -= 1
+        finally:
+            work.cancel()
         return [text.text for text in texts]
 
 
