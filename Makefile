@@ -46,12 +46,17 @@ bench-exports: $(VENV)/installed-dev
 # Clients that share no environment with ours, or with each other, against a live server. Node's needs node and npm.
 CLIENTS := $(VENV)/clients
 clients: $(VENV)/installed-dev
-	for package in langchain=langchain-openai semantic_kernel=semantic-kernel agent_framework=agent-framework-openai; do \
+	@for program in node npm curl; do command -v $$program >/dev/null || { echo "clients: $$program is not installed" >&2; exit 1; }; done
+	@for package in langchain=langchain-openai semantic_kernel=semantic-kernel agent_framework=agent-framework-openai; do \
 		folder=$(CLIENTS)/$${package%%=*}; \
-		test -d $$folder || $(PYTHON) -m venv $$folder || exit 1; \
-		$$folder/bin/python -m pip install --quiet $(PIP_FLAGS) "$${package#*=}" openai || exit 1; \
+		echo "installing $${package#*=} into $$folder"; \
+		{ $$folder/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $$folder; } && \
+		$$folder/bin/python -m pip install --quiet $(PIP_FLAGS) "$${package#*=}" openai || \
+		{ echo "clients: $${package#*=} could not be installed; the reason stands above" >&2; exit 1; }; \
 	done
-	npm install --silent --prefix $(CLIENTS)/node openai
+	@echo "installing Node's openai into $(CLIENTS)/node"
+	@npm install --loglevel=error --no-audit --no-fund --prefix $(CLIENTS)/node openai || \
+		{ echo "clients: Node's openai could not be installed; the reason stands above" >&2; exit 1; }
 	OPENBOOK_CLIENTS=$(CLIENTS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/serve/test_other_clients.py
 
 drill: $(VENV)/installed-dev

@@ -195,6 +195,7 @@ def main() -> None:
     if unknown := set(options.only.split(",")) - {*FAMILIES, ""}:
         sys.exit(f"drill_serve: --only {', '.join(sorted(unknown))}: no such family; families are {', '.join(FAMILIES)}")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     rows: list[Row] = []
     for row in drill([name for name in options.only.split(",") if name], options.run, Path(data) / "tokenizer"):
         rows.append(row)

@@ -14,6 +14,7 @@ import torch
 from toymodels import Uniform, make_folder
 
 from openbook.errors import InputError, OpenbookError
+from openbook.evaluate.data import REMEDY
 from openbook.evaluate.journal import UNIT
 from openbook.evaluate.models import LanguageModel, Request, Score, Written, open_model
 from openbook.evaluate.runner import Settings, evaluate
@@ -179,8 +180,10 @@ def _by_hand(model: Any, ids: list[int]) -> float:
 def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path: Path) -> None:
     results, left_out = evaluate_all(Uniform(), [TASK, task_named("piqa")], Settings(limit=2, **MADE), tmp_path, tmp_path)
     assert [result["task"] for result in results] == [TASK.name]
-    assert left_out == {"piqa": f"{tmp_path / 'eval/piqa_valid.jsonl'}: no such file; `openbook data` says where it comes from"}
+    assert left_out == {"piqa": f"{tmp_path / 'eval/piqa_valid.jsonl'}: no such file; {REMEDY}"}
     assert "left out  piqa" in table(results, left_out)
+    with pytest.raises(InputError, match="none of 2 tasks could be evaluated; piqa: "):
+        evaluate_all(Uniform(), [task_named("piqa"), task_named("copa")], Settings(), tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"no such file, which the task two_digit_addition needs; .* or --generated makes items"):
         evaluate(Uniform(), TASK, Settings(), tmp_path, tmp_path)
     with pytest.raises(InputError, match="the task has no generator"):

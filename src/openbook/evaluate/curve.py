@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.errors import InputError
+from openbook.evaluate.data import REMEDY
 from openbook.evaluate.models import LanguageModel
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.suite import PERCENT, absent
@@ -40,7 +41,7 @@ def measure(
         if not task.metric.startswith(PERCENT):
             raise InputError(f"{task.name}: metric = {task.metric} is no share of 1, which a curve needs; leave it out")
         if missing := absent(task, data, settings.generated):
-            raise InputError(f"{missing[0]}: no such file, which the task {task.name} needs; `openbook data` says where it comes from")
+            raise InputError(f"{missing[0]}: no such file, which the task {task.name} needs; {REMEDY}")
     series: list[dict[str, Any]] = []
     for name, model in models.items():
         points = []

@@ -20,6 +20,8 @@ from openbook.files import sha256_file, sha256_json
 VARIABLE = "OPENBOOK_DATA"
 USUAL = (Path("shared/data"), Path("../shared/data"))
 """Where the data folder is looked for if neither --data nor the variable names one."""
+REMEDY = f"--data or ${VARIABLE} may name another folder; `openbook data` says where the built-in tasks' sets come from"
+"""What helps whoever lacks a file."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _read(section: DataSection | Examples, name: str, folder: Path, has_generato
     path = path_of(section, folder)
     if not path.is_file():
         instead = "; or --generated makes items from the seed" if has_generator else ""
-        raise InputError(f"{path}: no such file, which the task {name} needs; `openbook data` says where it comes from{instead}")
+        raise InputError(f"{path}: no such file, which the task {name} needs; {REMEDY}{instead}")
     try:
         items = _beside(path, section.beside, folder) if section.beside else _parsed(path, section.split)
         if section.labels:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openbook.errors import InputError
-from openbook.evaluate.data import path_of
+from openbook.evaluate.data import REMEDY, path_of
 from openbook.evaluate.models import CannotScore, DoesNotFit, LanguageModel
 from openbook.evaluate.runner import Settings, evaluate
 from openbook.evaluate.task import DataSection, Examples, Task, builtin, suites, task_named
@@ -55,7 +55,7 @@ def evaluate_all(
     for task in tasks:
         missing = absent(task, data, settings.generated)
         if missing and len(tasks) > 1:
-            left_out[task.name] = f"{missing[0]}: no such file; `openbook data` says where it comes from"
+            left_out[task.name] = f"{missing[0]}: no such file; {REMEDY}"
             continue
         own = settings
         if len(tasks) > 1:  # what the flags mean for the others
@@ -68,7 +68,8 @@ def evaluate_all(
                 raise
             left_out[task.name] = str(error)
     if not results:
-        raise InputError(f"nothing could be evaluated: {next(iter(left_out.values()), 'no task was named')}")
+        name, why = next(iter(left_out.items()))
+        raise InputError(f"none of {len(tasks)} tasks could be evaluated; {name}: {why}")
     return results, left_out
 
 
