@@ -12,6 +12,8 @@ from openbook.words import NOTHING, count, figure, percent
 
 FOLDER = "audit"
 """Below a run."""
+OVERALL = "overall"
+"""The group of a measure that is the whole of the others."""
 SHOW: dict[str, Callable[[Any], str]] = {"share": percent, "points": lambda value: figure(value, 2), "nats": figure, "score": figure}
 
 ENOUGH = 10
@@ -19,12 +21,13 @@ ENOUGH = 10
 
 
 def lines_of(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the summary says of one measure: all figures of its first group, and the first figure of each other group that is shown."""
+    """What the summary says of one measure: all figures of the whole, and the first of each of its parts; where there is no whole, all."""
     by_group = {row["group"]: row for row in result["rows"]}
     lines = []
-    for place, group in enumerate(name for name in result["shown"] if name in by_group):
+    for group in (name for name in result["shown"] if name in by_group):
         named = [one for one in result["figures"] if one["name"] in by_group[group]["figures"]]
-        lines += [_line(result, by_group[group], one) for one in (named if place == 0 else named[:1])]
+        is_part = OVERALL in by_group and group != OVERALL
+        lines += [_line(result, by_group[group], one) for one in (named[:1] if is_part else named)]
     return lines
 
 

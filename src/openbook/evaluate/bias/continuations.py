@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from openbook.audited import OVERALL
 from openbook.errors import InputError
 from openbook.evaluate.bias.estimate import estimates, share
-from openbook.evaluate.bias.measure import OVERALL, Figure, Item, Measure, Options, Row, Told, grouped
+from openbook.evaluate.bias.measure import Figure, Item, Measure, Options, Row, Told, grouped
 from openbook.evaluate.bias.reading import a_list, an_object, full, json_of, json_rows
 from openbook.evaluate.journal import Record
 from openbook.evaluate.models import Request

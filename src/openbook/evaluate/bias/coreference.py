@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from openbook.audited import OVERALL
 from openbook.errors import InputError
 from openbook.evaluate.bias.estimate import Found, correlation, difference, estimates, share
-from openbook.evaluate.bias.measure import OVERALL, Figure, Item, Measure, Options, Row, Told, preferred
+from openbook.evaluate.bias.measure import Figure, Item, Measure, Options, Row, Told, preferred
 from openbook.evaluate.bias.reading import table_rows, text_of
 from openbook.evaluate.journal import Record
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openbook.audited import OVERALL
 from openbook.evaluate.bias.estimate import Found, Sums, found, resampled
-from openbook.evaluate.bias.measure import OVERALL, Figure, Item, Measure, Options, Row, Told, grouped
+from openbook.evaluate.bias.measure import Figure, Item, Measure, Options, Row, Told, grouped
 from openbook.evaluate.bias.reading import a_list, an_object, full, json_of
 from openbook.evaluate.journal import Record
 

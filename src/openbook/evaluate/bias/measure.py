@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from openbook.audited import OVERALL
 from openbook.evaluate.bias.estimate import Found
 from openbook.evaluate.journal import Record
 from openbook.evaluate.metrics import TIE
 from openbook.evaluate.models import Request
 
 Judge = Literal["toxicity", "sentiment"]
-OVERALL = "overall"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from openbook.audited import OVERALL
 from openbook.errors import InputError
 from openbook.evaluate.bias.estimate import Sums, estimates, share
-from openbook.evaluate.bias.measure import OVERALL, Figure, Item, Measure, Options, Row, Told, preferred
+from openbook.evaluate.bias.measure import Figure, Item, Measure, Options, Row, Told, preferred
 from openbook.evaluate.bias.reading import a_list, an_object, full, json_of, one_of
 from openbook.evaluate.journal import Record
 
