@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from openbook.recipe import Recipe, load_recipe
 from openbook.run import Run, open_run
 from tiny import write_recipe
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be all programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
