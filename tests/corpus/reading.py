@@ -10,6 +10,16 @@ from openbook.corpus.sources import read
 from openbook.recipe_corpus import FilesComponent
 
 LIMIT = 100_000
+NOTES = """
+[corpus]
+holdout = 0.2
+[corpus.components.notes]
+source = "files"
+path = "notes"
+weight = 1.0
+licence = "CC0-1.0"
+"""
+"""The beginning of a recipe whose corpus is a folder of notes."""
 BESIDE = """
 [tokenizer]
 vocab_size = 300

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from reading import BESIDE
+from reading import BESIDE, NOTES
 from typer.testing import CliRunner
 
 from openbook.cli_corpus import corpus as command
@@ -39,16 +39,9 @@ exceptions = ["dutch oven"]
 [skip]
 words = "with and"
 """
-RECIPE = """
+RECIPE = f"""
 name = "audited"
-[corpus]
-holdout = 0.2
-[corpus.components.notes]
-source = "files"
-path = "notes"
-weight = 1.0
-licence = "CC0-1.0"
-[[corpus.steps]]
+{NOTES}[[corpus.steps]]
 step = "pii"
 [[corpus.steps]]
 step = "profanity"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from reading import BESIDE
+from reading import BESIDE, NOTES
 
 from openbook.corpus import STAGE
 from openbook.corpus.steps import shards as shard_files
@@ -20,16 +20,9 @@ from openbook.errors import InputError
 from openbook.recipe import load_recipe
 from openbook.run import Run, open_run
 
-RECIPE = """
+RECIPE = f"""
 name = "steps"
-[corpus]
-holdout = 0.2
-[corpus.components.notes]
-source = "files"
-path = "notes"
-weight = 1.0
-licence = "CC0-1.0"
-[[corpus.steps]]
+{NOTES}[[corpus.steps]]
 step = "unicode"
 [[corpus.steps]]
 step = "licence"

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from openbook.audited import lines_of
 from openbook.evaluate.bias.audit import MEASURES, audit
 from openbook.evaluate.bias.judges import Judges
 from openbook.evaluate.bias.measure import Options
@@ -57,3 +60,19 @@ def test_the_page_and_the_card_show_the_audit(make: Callable[..., Run], tmp_path
     assert "<script>alert(1)" not in page
     for name in ("torn", "other", "old"):
         assert f"audit/{name}.json is no result of an audit" in page
+
+
+@pytest.mark.parametrize(
+    ("shown", "lines"),
+    [
+        (["overall", "a", "b"], ["overall one", "overall two", "a one", "b one"]),
+        (["a", "b"], ["a one", "a two", "b one", "b two"]),
+    ],
+    ids=["a whole and its parts", "parts alone"],
+)
+def test_groups_of_one_kind_are_shown_alike(shown: list[str], lines: list[str]) -> None:
+    figures = [{"name": name, "unit": "score", "unbiased": 0.0, "meaning": ""} for name in ("one", "two")]
+    found = {name: {"value": 0.5, "low": None, "high": None} for name in ("one", "two")}
+    rows = [{"group": group, "count": 3, "figures": found} for group in shown]
+    told = lines_of({"measure": "m", "shown": shown, "figures": figures, "rows": rows, "references": []})
+    assert [f"{line['group']} {line['figure']}" for line in told] == lines
